@@ -1,0 +1,1 @@
+"""Distributed anomaly detection jobs on Celery."""

@@ -1,0 +1,118 @@
+"""Every error the platform raises on purpose.
+
+PynomalyError
+├── InvalidInput            the caller's mistake: names the field, the limit and the way out
+│   ├── InvalidRequest      a job request or a query
+│   ├── InvalidDataset      the data itself: empty, ragged, binary, too wide
+│   └── InvalidSettings     the configuration
+├── NotFound                no job, result or artifact by that id
+├── Conflict
+│   ├── JobAlreadyFinal     the job has ended; nothing about it can change
+│   ├── IdempotencyMismatch the idempotency key is taken by a job with another request
+│   └── StaleAttempt        a newer attempt owns the job; this one's result is refused
+├── Interrupted             raised inside a running job, at its next checkpoint
+│   ├── JobCancelled        somebody cancelled the job
+│   └── TimeLimitExceeded   the attempt ran longer than its time limit
+└── Unavailable             a neighbour gave no answer; trying later may help
+    ├── BrokerUnavailable
+    ├── StoreUnavailable
+    └── SourceUnavailable   a dataset's storage
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+class PynomalyError(Exception):
+    """Root of the tree."""
+
+    #: Whether the same attempt may succeed later. Workers read this flag; they never compare
+    #: class names.
+    retryable = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FieldProblem:
+    """One thing wrong with one field of the input."""
+
+    field: str  #: dotted path, such as ``detector.params.n_neighbors``
+    message: str  #: what is wrong, the limit, and what to do instead
+
+
+class InvalidInput(PynomalyError):
+    """The caller's mistake. ``problems`` holds one entry a field, in the input's order."""
+
+    def __init__(self, *problems: FieldProblem) -> None:
+        super().__init__("; ".join(f"{p.field}: {p.message}" for p in problems))
+        self.problems = problems
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (type(self), self.problems)
+
+    @classmethod
+    def of(cls, field: str, message: str) -> InvalidInput:
+        """The error for one field."""
+        return cls(FieldProblem(field=field, message=message))
+
+
+class InvalidRequest(InvalidInput):
+    """A job request or a query that cannot be accepted; nothing was stored or queued."""
+
+
+class InvalidDataset(InvalidInput):
+    """The data cannot be worked on as it is. Trying again without changing it cannot help."""
+
+
+class InvalidSettings(InvalidInput):
+    """The configuration is wrong or contradicts itself; nothing was started."""
+
+
+class NotFound(PynomalyError):
+    """Nothing exists by that id."""
+
+
+class Conflict(PynomalyError):
+    """The request is fine but the current state does not allow it."""
+
+
+class JobAlreadyFinal(Conflict):
+    """The job has ended; nothing about it can change. Replay it to run it again."""
+
+
+class IdempotencyMismatch(Conflict):
+    """The idempotency key belongs to a job with another kind or request."""
+
+
+class StaleAttempt(Conflict):
+    """A newer attempt owns the job, or it has ended; this attempt's result is refused."""
+
+
+class Interrupted(PynomalyError):
+    """The running job must stop now; work code lets this pass."""
+
+
+class JobCancelled(Interrupted):
+    """Somebody cancelled the job."""
+
+
+class TimeLimitExceeded(Interrupted):
+    """The attempt ran longer than its time limit."""
+
+
+class Unavailable(PynomalyError):
+    """A neighbour gave no answer in time; what it did with the request is unknown."""
+
+    retryable = True
+
+
+class BrokerUnavailable(Unavailable):
+    """Redis gave no answer in time; whether it took the message is unknown."""
+
+
+class StoreUnavailable(Unavailable):
+    """The database gave no answer in time."""
+
+
+class SourceUnavailable(Unavailable):
+    """A dataset's storage gave no answer in time."""

@@ -1,0 +1,67 @@
+"""What the kinds of jobs need from the outside world, joined in `bootstrap`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from pynomaly_tasks.core.job import JobResult
+
+
+class Artifacts(Protocol):
+    """The files that jobs left, by key."""
+
+    def read_bytes(self, key: str) -> bytes:
+        """The whole file. Raises NotFound."""
+
+
+class Results(Protocol):
+    """The results of succeeded jobs."""
+
+    def get_result(self, job_id: str) -> JobResult:
+        """Raises NotFound while the job has none."""
+
+
+class Datasets(Protocol):
+    """Where the data lies."""
+
+    def open(self, source: str) -> Any:
+        """A `pynomaly_tasks.datasets.Dataset`. Raises InvalidDataset, SourceUnavailable."""
+
+
+class DeliveryLog(Protocol):
+    """One record for each (deduplication key, channel): what was sent, and how often it was tried."""
+
+    def begin(self, dedup_key: str, channel: str, job_id: str) -> bool:
+        """Count one more attempt; False when this key was delivered on this channel already."""
+
+    def finish(self, dedup_key: str, channel: str, error: str | None) -> None:
+        """Write how the attempt ended; None when it was delivered."""
+
+
+class Sender(Protocol):
+    """One notification channel."""
+
+    def send(self, subject: str, body: str) -> None:
+        """Deliver. Raises an Unavailable when trying later may help."""
+
+
+class Channels(Protocol):
+    """The notification channels that the settings name."""
+
+    def find(self, name: str) -> Sender | None:
+        """The channel, or None when there is no such name."""
+
+    def names(self) -> tuple[str, ...]:
+        """All names, ``log`` among them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """Handed to every `perform`."""
+
+    datasets: Datasets
+    results: Results
+    artifacts: Artifacts
+    channels: Channels
+    deliveries: DeliveryLog
