@@ -1,0 +1,105 @@
+"""Fixtures that start real servers and programs, each on free loopback ports and in its own directory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pynomaly_tasks.embedded.redis_server import RedisServer
+from support.processes import Programs
+from support.servers import PostgresCluster
+from support.tcp_proxy import TcpProxy
+
+_REPORT = pytest.StashKey[Programs]()
+
+
+@pytest.fixture(scope="module")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A Redis for the tests of one module: they must not kill it, and not trip over each other's keys."""
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis for one test alone, to kill, pause, fill or restart."""
+    with RedisServer(tmp_path / "redis") as server:
+        yield server
+
+
+@pytest.fixture
+def start_redis(tmp_path: Path) -> Iterator[Callable[..., RedisServer]]:
+    """Starts Redis servers for one test; takes the options of `RedisServer`."""
+    started: list[RedisServer] = []
+
+    def start(**options: Any) -> RedisServer:
+        server = RedisServer(tmp_path / f"redis-{len(started)}", **options)
+        started.append(server)
+        return server.start()
+
+    yield start
+    for server in started:
+        server.kill()
+
+
+@pytest.fixture(scope="session")
+def postgres_cluster() -> Iterator[PostgresCluster]:
+    """One PostgreSQL for all tests of this process."""
+    cluster = PostgresCluster()
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.close()
+
+
+@pytest.fixture
+def postgres_url(postgres_cluster: PostgresCluster) -> Iterator[str]:
+    """SQLAlchemy URL of an empty PostgreSQL database for one test."""
+    url = postgres_cluster.new_database()
+    yield url
+    postgres_cluster.drop_database(url)
+
+
+@pytest.fixture(scope="module")
+def module_postgres_url(postgres_cluster: PostgresCluster) -> Iterator[str]:
+    """SQLAlchemy URL of a PostgreSQL database, empty at first, for the tests of one module."""
+    url = postgres_cluster.new_database()
+    yield url
+    postgres_cluster.drop_database(url)
+
+
+@pytest.fixture
+def programs(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Programs]:
+    """Starts programs under test; ends what is left, and shows their output when the test failed."""
+    started = Programs(tmp_path / "programs")
+    request.node.stash[_REPORT] = started
+    yield started
+    started.close()
+
+
+@pytest.fixture
+def tcp_proxy() -> Iterator[Callable[[int], TcpProxy]]:
+    """Starts proxies in front of a loopback port, which can delay, cut, reset and stall."""
+    started: list[TcpProxy] = []
+
+    def start(port: int) -> TcpProxy:
+        proxy = TcpProxy(port)
+        started.append(proxy)
+        return proxy
+
+    yield start
+    for proxy in started:
+        proxy.close()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Put the output of the programs under test into the report of a test that failed."""
+    report = yield
+    if report.failed and (programs := item.stash.get(_REPORT, None)) is not None:
+        report.sections.append(("programs", programs.report()))
+    return report
