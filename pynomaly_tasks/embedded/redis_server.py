@@ -77,11 +77,14 @@ class RedisServer:
         extra_args: Sequence[str] = (),
         binary: Path | None = None,
     ) -> None:
-        """Nothing runs yet. ``port`` None: a free one, kept over restarts. ``maxmemory`` as Redis writes it."""
+        """Nothing runs yet.
+
+        ``port`` None takes a free one and keeps it over restarts; ``maxmemory`` is written as Redis
+        takes it: ``64mb``.
+        """
         self.directory = directory.absolute()
         self.log = self.directory / "redis.log"
         self.binary = binary or find_redis_binary()
-        self._wanted_port = port
         self._port = port
         self._appendonly = appendonly
         self._appendfsync = appendfsync
@@ -135,18 +138,18 @@ class RedisServer:
             return self
         self.directory.mkdir(parents=True, exist_ok=True)
         # A port that was given, or that clients know already, is not exchanged for another.
-        n_tries = _PORT_TRIES if self._port is None else 1
-        for n in range(n_tries):
+        tries_left = _PORT_TRIES if self._port is None else 1
+        while True:
+            tries_left -= 1
             port = self._port or find_free_port()
-            self._child = Child(self._command(port), log=self.log, env=_plain_environment())
-            if self._answers(port):
+            child = self._child = Child(self._command(port), log=self.log, env=_plain_environment())
+            if self._answers(child, port):
                 self._port = port
                 return self
-            taken = "Address already in use" in self._child.log_tail()
-            self._child.kill()
-            if not taken or n == n_tries - 1:
-                break
-        raise BrokerUnavailable(f"{self.binary} did not start; its log ends:\n{self._child.log_tail()}")
+            child.kill()
+            self._child = None
+            if not tries_left or "Address already in use" not in child.log_tail():
+                raise BrokerUnavailable(f"{self.binary} did not start; its log ends:\n{child.log_tail()}")
 
     def stop(self) -> None:
         """Shut it down in order, so that nothing acknowledged is lost."""
@@ -202,16 +205,15 @@ class RedisServer:
         arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
         return [str(self.binary), *arguments, *self._extra_args]
 
-    def _answers(self, port: int) -> bool:
-        assert self._child is not None
+    def _answers(self, child: Child, port: int) -> bool:
         end = time.monotonic() + _START_TIMEOUT_S
         with redis.Redis(
             host="127.0.0.1", port=port, socket_timeout=1.0, retry=Retry(NoBackoff(), 0)
         ) as client:
-            while time.monotonic() < end and self._child.is_running():
+            while time.monotonic() < end and child.is_running():
                 try:
                     # Somebody else's Redis on this port would answer as well.
-                    return int(client.info("server")["process_id"]) == self._child.pid
+                    return int(client.info("server")["process_id"]) == child.pid
                 except redis.RedisError:
                     time.sleep(_POLL_S)
         return False

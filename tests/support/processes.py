@@ -41,7 +41,8 @@ class Program(Child):
             found = re.search(pattern, self.output(), re.MULTILINE)
             if found is None and not running:
                 raise AssertionError(
-                    f"{self.command} ended with {self.returncode} before it wrote {pattern!r}:\n{self.log_tail(60)}"
+                    f"{self.command} ended with {self.returncode} before it wrote {pattern!r}:\n"
+                    f"{self.log_tail(60)}"
                 )
             return found
 
@@ -99,8 +100,8 @@ class Programs:
     ) -> Program:
         """Start ``celery -A app worker`` and wait until it says that it is ready."""
         return self.start(
-            sys.executable, "-m", "celery", "-A", app, "worker", "-n", f"{name}-{len(self.started)}@%h", *arguments,
-            name=name, env=env, ready=r"\bready\.", timeout_s=timeout_s,
+            sys.executable, "-m", "celery", "-A", app, "worker",
+            "-n", f"{name}-{len(self.started)}@%h", *arguments, name=name, env=env, ready=r"\bready\.", timeout_s=timeout_s,
         )  # fmt: skip
 
     def close(self) -> None:
