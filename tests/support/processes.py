@@ -101,7 +101,8 @@ class Programs:
         """Start ``celery -A app worker`` and wait until it says that it is ready."""
         return self.start(
             sys.executable, "-m", "celery", "-A", app, "worker",
-            "-n", f"{name}-{len(self.started)}@%h", *arguments, name=name, env=env, ready=r"\bready\.", timeout_s=timeout_s,
+            "-n", f"{name}-{len(self.started)}@%h", *arguments,
+            name=name, env=env, ready=r"\bready\.", timeout_s=timeout_s,
         )  # fmt: skip
 
     def close(self) -> None:

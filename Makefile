@@ -1,0 +1,71 @@
+# Every target sets up what it needs. `make` alone lists the targets.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+# Two test processes suit a machine of two cores; give more where there are more.
+WORKERS ?= 2
+PYTEST_ARGS ?=
+BENCHMARKS ?= $(sort $(wildcard benchmarks/[a-z]*.py))
+
+.PHONY: help install demo up test test-unit check format faults bench lock docs clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(VENV)/.installed ## Set up .venv with the locked dependencies (Python 3.11 or newer)
+
+demo: $(VENV)/.installed ## Run the whole platform for a minute on real data, and end it
+	@$(VENV)/bin/pynomaly demo
+
+up: $(VENV)/.installed ## Start the embedded platform and keep it running until Ctrl-C
+	@$(VENV)/bin/pynomaly up
+
+test: $(VENV)/.installed-dev ## Run the tests on real servers (installs Debian's Redis, PostgreSQL, Chromium if missing)
+	@scripts/install_test_servers
+	$(PYTHON) -m pytest -n $(WORKERS) --dist loadfile -m "not docker and not slow" $(PYTEST_ARGS)
+
+test-unit: $(VENV)/.installed-dev ## Run the tests that need no server
+	$(PYTHON) -m pytest -n $(WORKERS) --dist loadfile tests/unit tests/structure $(PYTEST_ARGS)
+
+check: $(VENV)/.installed-dev ## Lint, format check, types, layers
+	$(PYTHON) -m ruff check
+	$(PYTHON) -m ruff format --check
+	$(PYTHON) -m mypy
+	$(VENV)/bin/lint-imports
+
+format: $(VENV)/.installed-dev ## Format the code and mend what the linter can mend
+	$(PYTHON) -m ruff check --fix
+	$(PYTHON) -m ruff format
+
+faults: $(VENV)/.installed-dev ## Run the full fault runs (long): kills, restarts, outages under load
+	@scripts/install_test_servers
+	$(PYTHON) -m pytest -m slow --timeout 3600 $(PYTEST_ARGS)
+
+bench: $(VENV)/.installed-bench ## Run the benchmarks beside their peers and print the tables
+	@for benchmark in $(BENCHMARKS); do echo "== $$benchmark"; $(PYTHON) $$benchmark; done
+
+docs: $(VENV)/.installed ## Write docs/configuration.md from the settings
+	$(PYTHON) scripts/generate_configuration_docs.py
+
+lock: $(VENV)/.installed-dev ## Resolve the dependencies again, keeping the versions that still fit
+	scripts/lock
+
+clean: ## Remove the virtual environment, caches and the embedded platform's data
+	rm -rf $(VENV) .pynomaly .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.installed: requirements.lock pyproject.toml
+	@scripts/install requirements.lock
+	@touch $@
+
+$(VENV)/.installed-dev: requirements-dev.lock pyproject.toml
+	@scripts/install requirements-dev.lock
+	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-bench: requirements-bench.lock pyproject.toml | $(VENV)/.installed-dev
+	@scripts/install requirements-bench.lock
+	@touch $@
