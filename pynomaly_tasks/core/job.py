@@ -133,6 +133,7 @@ class Job:
     request: Json
     priority: int
     attempt: int  #: tries started so far; 0 before the first
+    n_failed: int  #: tries that ended with an error
     n_lost: int  #: tries that ended with a dead worker
     retry: RetryPolicy
     time_limit_s: float | None

@@ -1,0 +1,118 @@
+"""Connections to the database: one engine a process, reads and writes apart."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import orjson
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from pynomaly_tasks.errors import StoreUnavailable
+
+SQLITE_BUSY_TIMEOUT_S = 30
+
+
+class Database:
+    """The job store's database. Connects at the first use, and anew in a forked child."""
+
+    def __init__(self, url: str, pool_size: int = 4) -> None:
+        self.url = make_url(url)
+        self._pool_size = pool_size
+        self._engine: Engine | None = None
+        self._pid = 0
+        self._lock = threading.Lock()
+
+    @property
+    def is_sqlite(self) -> bool:
+        """Whether writers take turns on one file."""
+        return self.url.get_backend_name() == "sqlite"
+
+    @property
+    def engine(self) -> Engine:
+        """This process's engine."""
+        if self._engine is None or self._pid != os.getpid():
+            with self._lock:
+                if self._engine is None or self._pid != os.getpid():
+                    if self._engine is not None:
+                        # A forked child must not use, nor close, its parent's connections.
+                        self._engine.dispose(close=False)
+                    self._engine = self._build_engine()
+                    self._pid = os.getpid()
+        return self._engine
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A transaction that only reads; on SQLite it never waits for a writer."""
+        with mapped_errors(), self.engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """A transaction that writes: committed at the end of the block, rolled back on an error."""
+        with mapped_errors(), self.engine.connect() as connection:
+            # Taking SQLite's write lock at once instead of at the first write: a reader that
+            # turns writer in mid-transaction fails with "database is locked" without waiting.
+            with connection.execution_options(writes=True).begin():
+                yield connection
+
+    def close(self) -> None:
+        """Close this process's connections."""
+        if self._engine is not None and self._pid == os.getpid():
+            self._engine.dispose()
+
+    def _build_engine(self) -> Engine:
+        common: dict[str, Any] = {
+            "json_serializer": lambda value: orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY).decode(),
+            "json_deserializer": orjson.loads,
+        }
+        if not self.is_sqlite:
+            return create_engine(
+                self.url,
+                pool_size=self._pool_size,
+                pool_pre_ping=True,
+                connect_args={"connect_timeout": 5},
+                **common,
+            )
+        if self.url.database:
+            Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
+        engine = create_engine(self.url, connect_args={"timeout": SQLITE_BUSY_TIMEOUT_S}, **common)
+        event.listen(engine, "connect", _prepare_sqlite_connection)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+
+
+def _prepare_sqlite_connection(connection: Any, record: object) -> None:  # noqa: ARG001  the signature is SQLAlchemy's
+    connection.isolation_level = None  # BEGIN is ours, below
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    # In WAL mode NORMAL keeps the file whole through a power cut; FULL also keeps the last
+    # commits, and a submitted job must not vanish.
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    writes = connection.get_execution_options().get("writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+@contextmanager
+def mapped_errors() -> Iterator[None]:
+    """Turn the driver's connection errors into StoreUnavailable."""
+    try:
+        yield
+    except (OperationalError, InterfaceError, PoolTimeout) as error:
+        raise StoreUnavailable(f"the job store gave no answer: {getattr(error, 'orig', error)}") from error
+    except DBAPIError as error:
+        if error.connection_invalidated:
+            raise StoreUnavailable(f"the connection to the job store broke: {error.orig}") from error
+        raise

@@ -1,0 +1,29 @@
+"""Domain events, written in the transaction of the change that they report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import Connection, insert
+
+from pynomaly_tasks.core.job import Json
+from pynomaly_tasks.store.clock import server_now
+from pynomaly_tasks.store.tables import outbox
+
+JOB_EVENTS = "job_events"
+
+
+def add_job_event(connection: Connection, job_id: str, event: str, payload: Json) -> None:
+    """Add ``job.<event>``, keyed by the job so that its events stay in order."""
+    add_job_events(connection, {job_id: payload}, event)
+
+
+def add_job_events(connection: Connection, payloads: Mapping[str, Json], event: str) -> None:
+    """The same event for many jobs, by job id."""
+    rows: list[dict[str, Any]] = [
+        {"topic": JOB_EVENTS, "key": job_id, "type": f"job.{event}", "payload": {"job_id": job_id, **payload}}
+        for job_id, payload in payloads.items()
+    ]
+    if rows:
+        connection.execute(insert(outbox).values(created_at=server_now()), rows)

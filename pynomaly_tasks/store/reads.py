@@ -1,0 +1,162 @@
+"""Looking at jobs, their attempts and results."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, func, select, update
+
+from pynomaly_tasks.core.job import Attempt, DeadReason, Job, JobResult, JobState
+from pynomaly_tasks.errors import NotFound
+from pynomaly_tasks.store.clock import server_now
+from pynomaly_tasks.store.database import Database
+from pynomaly_tasks.store.rows import attempt_from_row, job_from_row, result_from_row
+from pynomaly_tasks.store.tables import attempts, jobs, results
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobFilter:
+    """Which jobs are meant; None means any."""
+
+    states: Collection[JobState] | None = None
+    kind: str | None = None
+    tag: str | None = None
+    owner: str | None = None
+    dead_reason: DeadReason | None = None
+    created_before_at: datetime | None = None
+    created_after_at: datetime | None = None
+
+
+class Reads:
+    """Reads jobs; changes nothing but the note of when a job was last published."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def find_job(self, job_id: str) -> Job | None:
+        """The job, or None."""
+        with self._db.reading() as connection:
+            row = connection.execute(select(jobs).where(jobs.c.id == job_id)).one_or_none()
+        return None if row is None else job_from_row(row)
+
+    def get_job(self, job_id: str) -> Job:
+        """The job. Raises NotFound."""
+        job = self.find_job(job_id)
+        if job is None:
+            raise NotFound(f"there is no job {job_id}")
+        return job
+
+    def list_jobs(
+        self,
+        states: Collection[JobState] | None = None,
+        kind: str | None = None,
+        tag: str | None = None,
+        owner: str | None = None,
+        before_seq: int | None = None,
+        limit: int = 50,
+    ) -> list[Job]:
+        """Newest first; ``before_seq`` of the last one seen gives the next page."""
+        return self.select_jobs(
+            JobFilter(states=states, kind=kind, tag=tag, owner=owner), before_seq=before_seq, limit=limit
+        )
+
+    def select_jobs(self, which: JobFilter, before_seq: int | None = None, limit: int = 50) -> list[Job]:
+        """The jobs that pass the filter, newest first."""
+        query = select(jobs).where(*self._conditions(which)).order_by(jobs.c.seq.desc()).limit(limit)
+        if before_seq is not None:
+            query = query.where(jobs.c.seq < before_seq)
+        with self._db.reading() as connection:
+            return [job_from_row(row) for row in connection.execute(query)]
+
+    def count_jobs(self, which: JobFilter) -> int:
+        """How many jobs pass the filter."""
+        with self._db.reading() as connection:
+            query = select(func.count()).select_from(jobs).where(*self._conditions(which))
+            return connection.execute(query).scalar_one()
+
+    def count_by_state(self) -> dict[tuple[str, JobState], int]:
+        """How many jobs each queue has in each state."""
+        query = select(jobs.c.queue, jobs.c.state, func.count()).group_by(jobs.c.queue, jobs.c.state)
+        with self._db.reading() as connection:
+            return {(queue, JobState(state)): n for queue, state, n in connection.execute(query)}
+
+    def list_attempts(self, job_id: str) -> list[Attempt]:
+        """Every try of the job, first to last."""
+        query = select(attempts).where(attempts.c.job_id == job_id).order_by(attempts.c.number)
+        with self._db.reading() as connection:
+            return [attempt_from_row(row) for row in connection.execute(query)]
+
+    def get_result(self, job_id: str) -> JobResult:
+        """What the job left. Raises NotFound unless it succeeded."""
+        with self._db.reading() as connection:
+            row = connection.execute(select(results).where(results.c.job_id == job_id)).one_or_none()
+        if row is None:
+            raise NotFound(f"job {job_id} has no result: it does not exist or has not succeeded")
+        return result_from_row(row)
+
+    def find_cancelled(self, worker: str) -> list[str]:
+        """Ids of the jobs that ``worker`` runs and somebody asked to cancel."""
+        query = select(jobs.c.id).where(
+            jobs.c.state == JobState.RUNNING,
+            jobs.c.worker == worker,
+            jobs.c.cancel_requested_at.is_not(None),
+        )
+        with self._db.reading() as connection:
+            return list(connection.execute(query).scalars())
+
+    def check_attempt(self, job_id: str, attempt: int) -> tuple[bool, bool]:
+        """Whether the attempt still owns its job, and whether somebody asked to cancel it."""
+        query = select(jobs.c.attempt, jobs.c.state, jobs.c.cancel_requested_at).where(jobs.c.id == job_id)
+        with self._db.reading() as connection:
+            row = connection.execute(query).one_or_none()
+        if row is None:
+            return False, False
+        owns = row.attempt == attempt and row.state == JobState.RUNNING
+        return owns, row.cancel_requested_at is not None
+
+    def list_published_before(self, age_s: float, limit: int) -> list[Job]:
+        """Queued jobs whose message was sent at least that long ago and is not taken yet."""
+        query = (
+            select(jobs)
+            .where(jobs.c.state == JobState.QUEUED, jobs.c.published_at <= server_now() - age_s)
+            .order_by(jobs.c.published_at)
+            .limit(limit)
+        )
+        with self._db.reading() as connection:
+            return [job_from_row(row) for row in connection.execute(query)]
+
+    def mark_published(self, job_ids: Sequence[str]) -> None:
+        """Note that the jobs' messages were sent, or seen in their queue, just now."""
+        with self._db.writing() as connection:
+            connection.execute(
+                update(jobs)
+                .where(jobs.c.id.in_(job_ids), jobs.c.state == JobState.QUEUED)
+                .values(published_at=server_now())
+            )
+
+    def _conditions(self, which: JobFilter) -> list[ColumnElement[bool]]:
+        conditions: list[ColumnElement[bool]] = []
+        if which.states is not None:
+            conditions.append(jobs.c.state.in_(list(which.states)))
+        if which.kind is not None:
+            conditions.append(jobs.c.kind == which.kind)
+        if which.owner is not None:
+            conditions.append(jobs.c.owner == which.owner)
+        if which.dead_reason is not None:
+            conditions.append(jobs.c.dead_reason == which.dead_reason)
+        if which.created_before_at is not None:
+            conditions.append(jobs.c.created_at < which.created_before_at)
+        if which.created_after_at is not None:
+            conditions.append(jobs.c.created_at >= which.created_after_at)
+        if which.tag is not None:
+            conditions.append(self._has_tag(which.tag))
+        return conditions
+
+    def _has_tag(self, tag: str) -> ColumnElement[bool]:
+        if self._db.is_sqlite:
+            each: Any = func.json_each(jobs.c.tags).table_valued("value")
+            return select(1).select_from(each).where(each.c.value == tag).correlate(jobs).exists()
+        return jobs.c.tags.contains([tag])

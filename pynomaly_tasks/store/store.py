@@ -1,0 +1,40 @@
+"""The job store as one object."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pynomaly_tasks.store.database import Database
+from pynomaly_tasks.store.dead_letters import DeadLetters
+from pynomaly_tasks.store.deliveries import Deliveries
+from pynomaly_tasks.store.reads import Reads
+from pynomaly_tasks.store.retention import Retention
+from pynomaly_tasks.store.submissions import Submissions
+from pynomaly_tasks.store.transitions import Transitions
+
+MIGRATIONS = Path(__file__).with_name("migrations")
+
+
+class Store(Submissions, Transitions, Reads, DeadLetters, Retention):
+    """Everything that is known about jobs."""
+
+    def __init__(self, url: str, pool_size: int = 4) -> None:
+        self._db = Database(url, pool_size)
+        self.deliveries = Deliveries(self._db)
+
+    def migrate(self) -> None:
+        """Bring the tables to this version; safe to run from many processes at once."""
+        from alembic import command
+        from alembic.config import Config
+
+        config = Config()
+        config.set_main_option("script_location", str(MIGRATIONS))
+        with self._db.writing() as connection:
+            if not self._db.is_sqlite:
+                connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7305809)")
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+
+    def close(self) -> None:
+        """Close this process's connections."""
+        self._db.close()

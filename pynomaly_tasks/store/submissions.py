@@ -1,0 +1,127 @@
+"""New jobs: stored once, however often they are sent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, func, or_, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from pynomaly_tasks.core.job import Job, JobState, NewJob
+from pynomaly_tasks.errors import IdempotencyMismatch, InvalidRequest
+from pynomaly_tasks.store.clock import server_now
+from pynomaly_tasks.store.database import Database
+from pynomaly_tasks.store.outbox import add_job_events
+from pynomaly_tasks.store.promotion import promote
+from pynomaly_tasks.store.rows import job_from_row
+from pynomaly_tasks.store.tables import jobs
+
+# SQLite allows 32,766 bound values a statement.
+_IDS_PER_QUERY = 5_000
+
+
+class Submissions:
+    """Inserts jobs."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def insert_jobs(self, new_jobs: Sequence[NewJob]) -> list[tuple[Job, bool]]:
+        """Store the jobs in one transaction, in the given order; True beside those that are new.
+
+        A job whose id or idempotency key is taken is answered with the job that exists. Raises
+        IdempotencyMismatch when that one has another kind or request; then nothing is stored.
+        """
+        with self._db.writing() as connection:
+            self._lock_ordering_keys(connection, new_jobs)
+            now: float = connection.execute(
+                select(func.cast(server_now(), jobs.c.backoff_s.type))
+            ).scalar_one()
+            rows = [_row(job, now) for job in new_jobs]
+            dialect: Any = sqlite if self._db.is_sqlite else postgresql
+            statement = dialect.insert(jobs).on_conflict_do_nothing().returning(jobs.c.id)
+            created = set(connection.execute(statement, rows).scalars())
+            if any(job.ordering_key for job in new_jobs):
+                promote(connection, only_ids=[job.id for job in new_jobs if job.ordering_key])
+            add_job_events(
+                connection,
+                {job.id: {"kind": job.kind, "queue": job.queue} for job in new_jobs if job.id in created},
+                "submitted",
+            )
+            stored = self._stored(connection, new_jobs)
+        return [(stored[job.id], job.id in created) for job in new_jobs]
+
+    def _lock_ordering_keys(self, connection: Connection, new_jobs: Sequence[NewJob]) -> None:
+        # PostgreSQL gives out sequence numbers before commit: without the lock a later job of a
+        # key may be seen, and run, before an earlier one. Sorted, so that two submits of the
+        # same keys cannot wait for one another. SQLite has one writer at a time anyway.
+        if self._db.is_sqlite:
+            return
+        for key in sorted({job.ordering_key for job in new_jobs if job.ordering_key}):
+            connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(key, 0))))
+
+    @staticmethod
+    def _stored(connection: Connection, new_jobs: Sequence[NewJob]) -> dict[str, Job]:
+        by_id: dict[str, Job] = {}
+        by_key: dict[str, Job] = {}
+        for start in range(0, len(new_jobs), _IDS_PER_QUERY):
+            part = new_jobs[start : start + _IDS_PER_QUERY]
+            keys = [job.idempotency_key for job in part if job.idempotency_key]
+            condition = jobs.c.id.in_([job.id for job in part])
+            if keys:
+                condition = or_(condition, jobs.c.idempotency_key.in_(keys))
+            for row in connection.execute(select(jobs).where(condition)):
+                job = job_from_row(row)
+                by_id[job.id] = job
+                if job.idempotency_key:
+                    by_key[job.idempotency_key] = job
+        stored: dict[str, Job] = {}
+        for new in new_jobs:
+            job = by_id[new.id] if new.id in by_id else by_key[new.idempotency_key or ""]
+            if new.idempotency_key and (job.kind != new.kind or dict(job.request) != dict(new.request)):
+                raise IdempotencyMismatch(
+                    f"idempotency_key {new.idempotency_key!r} belongs to job {job.id} ({job.kind}) with another "
+                    "request: send the same request again, or use another key"
+                )
+            stored[new.id] = job
+        return stored
+
+
+def _row(job: NewJob, now: float) -> dict[str, Any]:
+    run_at = now + (job.delay_s or 0.0) if job.run_at is None else job.run_at.timestamp()
+    if job.deadline_at is not None and job.deadline_at.timestamp() <= max(now, run_at):
+        raise InvalidRequest.of(
+            "deadline_at", "must be later than now and than run_at, or the job could never start"
+        )
+    # Jobs with an ordering key wait until `promote` finds that nothing is before them.
+    due = run_at <= now and job.ordering_key is None
+    return {
+        "id": job.id,
+        "kind": job.kind,
+        "queue": job.queue,
+        "state": JobState.QUEUED if due else JobState.WAITING,
+        "request": job.request,
+        "priority": job.priority,
+        "attempt": 0,
+        "n_failed": 0,
+        "n_lost": 0,
+        "max_retries": job.retry.max_retries,
+        "backoff_s": job.retry.backoff_s,
+        "backoff_max_s": job.retry.backoff_max_s,
+        "jitter": job.retry.jitter,
+        "time_limit_s": job.time_limit_s,
+        "run_at": run_at,
+        "deadline_at": job.deadline_at,
+        "idempotency_key": job.idempotency_key,
+        "ordering_key": job.ordering_key,
+        "tags": list(job.tags),
+        "owner": job.owner,
+        "replay_of": job.replay_of,
+        "parent_id": job.parent_id,
+        "root_id": job.root_id,
+        "envelope": job.envelope,
+        "created_at": now,
+        "published_at": now if due else None,
+        "cancel_reason": "",
+    }

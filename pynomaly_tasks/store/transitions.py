@@ -1,0 +1,346 @@
+"""The arrows between job states, each a compare-and-set on the server's clock."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from sqlalchemy import Connection, Row, insert, or_, select, update
+
+from pynomaly_tasks.core.job import (
+    ALLOWED,
+    AttemptOutcome,
+    DeadReason,
+    Job,
+    JobError,
+    JobState,
+    Json,
+    Progress,
+)
+from pynomaly_tasks.errors import JobAlreadyFinal, NotFound, StaleAttempt
+from pynomaly_tasks.store.clock import server_now
+from pynomaly_tasks.store.database import Database
+from pynomaly_tasks.store.outbox import add_job_event
+from pynomaly_tasks.store.promotion import is_first_of_its_key, promote
+from pynomaly_tasks.store.rows import job_from_row
+from pynomaly_tasks.store.tables import attempts, dead_letters, jobs, results
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settlement:
+    """How an attempt ended, and what becomes of its job."""
+
+    state: JobState
+    outcome: AttemptOutcome
+    error: JobError | None = None
+    retry_delay_s: float = 0.0  #: for WAITING
+    dead_reason: DeadReason | None = None  #: for DEAD
+    summary: Json | None = None  #: for SUCCEEDED
+    detail: Json = field(default_factory=dict)
+    artifacts: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changed:
+    """A job after its change of state, and the jobs that the change let into their queue."""
+
+    job: Job
+    queued: Sequence[Job] = ()
+
+
+class Transitions:
+    """Changes the state of jobs."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def claim(self, job_id: str, worker: str, lease_s: float) -> tuple[Job, bool]:
+        """Start the next attempt and lease it to ``worker``; False when the job may not run now.
+
+        Raises NotFound.
+        """
+        with self._db.writing() as connection:
+            row = connection.execute(
+                update(jobs)
+                .where(
+                    jobs.c.id == job_id,
+                    jobs.c.state == JobState.QUEUED,
+                    or_(jobs.c.deadline_at.is_(None), jobs.c.deadline_at > server_now()),
+                    is_first_of_its_key(),
+                )
+                .values(
+                    state=JobState.RUNNING,
+                    attempt=jobs.c.attempt + 1,
+                    worker=worker,
+                    lease_until_at=server_now() + lease_s,
+                    started_at=server_now(),
+                    progress_current=None,
+                    progress_total=None,
+                    progress_status=None,
+                )
+                .returning(jobs)
+            ).one_or_none()
+            if row is None:
+                return self._refuse_claim(connection, job_id), False
+            connection.execute(
+                insert(attempts).values(
+                    job_id=job_id,
+                    number=row.attempt,
+                    worker=worker,
+                    outcome=AttemptOutcome.RUNNING,
+                    started_at=row.started_at,
+                )
+            )
+            add_job_event(connection, job_id, "started", {"kind": row.kind, "attempt": row.attempt})
+            return job_from_row(row), True
+
+    def _refuse_claim(self, connection: Connection, job_id: str) -> Job:
+        row = _locked(connection, job_id)
+        if row.state == JobState.QUEUED:
+            now = connection.execute(select(server_now())).scalar_one()
+            if row.deadline_at is not None and row.deadline_at <= now:
+                return self._bury(connection, row, DeadReason.DEADLINE_PASSED).job
+            # An earlier job with its ordering key is open: wait for it. Its end promotes this one.
+            return _move(connection, row, JobState.WAITING)
+        return job_from_row(row)
+
+    def renew(self, worker: str, job_ids: Collection[str], lease_s: float) -> None:
+        """Lengthen the leases of these jobs, as far as ``worker`` still holds them."""
+        with self._db.writing() as connection:
+            connection.execute(
+                update(jobs)
+                .where(jobs.c.worker == worker, jobs.c.state == JobState.RUNNING, jobs.c.id.in_(job_ids))
+                .values(lease_until_at=server_now() + lease_s)
+            )
+
+    def record_progress(self, job_id: str, attempt: int, progress: Progress) -> bool:
+        """Keep the progress; True when somebody asked to cancel. Raises StaleAttempt."""
+        with self._db.writing() as connection:
+            row = connection.execute(
+                update(jobs)
+                .where(jobs.c.id == job_id, jobs.c.attempt == attempt, jobs.c.state == JobState.RUNNING)
+                .values(
+                    progress_current=progress.current,
+                    progress_total=progress.total,
+                    progress_status=progress.status,
+                )
+                .returning(jobs.c.cancel_requested_at)
+            ).one_or_none()
+        if row is None:
+            raise _stale(job_id, attempt)
+        return row.cancel_requested_at is not None
+
+    def settle(self, job_id: str, attempt: int, settlement: Settlement) -> Changed:
+        """End an attempt: state, result, events and dead letter in one transaction.
+
+        A job that was cancelled meanwhile ends cancelled, whatever the attempt found. Raises
+        StaleAttempt when a newer attempt owns the job or it has ended; then nothing is written.
+        """
+        with self._db.writing() as connection:
+            row = _locked(connection, job_id)
+            if row.attempt != attempt or row.state != JobState.RUNNING:
+                raise _stale(job_id, attempt)
+            if row.cancel_requested_at is not None:
+                settlement = Settlement(
+                    state=JobState.CANCELLED, outcome=AttemptOutcome.CANCELLED, error=settlement.error
+                )
+            return self._settle(connection, row, settlement)
+
+    def lose(self, job_id: str, worker: str, error: JobError, max_lost: int) -> Changed | None:
+        """End the attempt whose process died under ``worker``; None when it holds the job no more."""
+        with self._db.writing() as connection:
+            row = _locked(connection, job_id)
+            if row.worker != worker or row.state != JobState.RUNNING:
+                return None
+            return self._lose(connection, row, error, max_lost)
+
+    def lose_expired(self, max_lost: int, limit: int) -> list[Changed]:
+        """End every attempt whose lease ran out; its job is queued again, or buried."""
+        with self._db.writing() as connection:
+            rows = connection.execute(
+                select(jobs)
+                .where(jobs.c.state == JobState.RUNNING, jobs.c.lease_until_at < server_now())
+                .order_by(jobs.c.lease_until_at)
+                .limit(limit)
+                .with_for_update(skip_locked=True)
+            ).all()
+            error = JobError(type="LeaseExpired", message="its worker was not heard of for a whole lease")
+            return [self._lose(connection, row, error, max_lost) for row in rows]
+
+    def bury_overdue(self, limit: int) -> list[Changed]:
+        """Jobs that did not start by their deadline go to the dead letters."""
+        with self._db.writing() as connection:
+            rows = connection.execute(
+                select(jobs)
+                .where(
+                    jobs.c.state.in_([JobState.WAITING, JobState.QUEUED]),
+                    jobs.c.deadline_at.is_not(None),
+                    jobs.c.deadline_at <= server_now(),
+                )
+                .limit(limit)
+                .with_for_update(skip_locked=True)
+            ).all()
+            return [self._bury(connection, row, DeadReason.DEADLINE_PASSED) for row in rows]
+
+    def bury(self, job_id: str, reason: DeadReason, message: str) -> Changed:
+        """Put a job that was not started into the dead letters. Raises JobAlreadyFinal."""
+        with self._db.writing() as connection:
+            return self._bury(connection, _locked(connection, job_id), reason, message)
+
+    def promote_due(self, limit: int) -> list[Job]:
+        """Queue the waiting jobs that are due; the caller publishes them."""
+        with self._db.writing() as connection:
+            return promote(connection, limit=limit)
+
+    def cancel(self, job_id: str, reason: str) -> Changed:
+        """Cancel at once what does not run; ask what runs to stop. Raises NotFound, JobAlreadyFinal."""
+        with self._db.writing() as connection:
+            row = _locked(connection, job_id)
+            state = JobState(row.state)
+            if state.is_final:
+                raise JobAlreadyFinal(f"job {job_id} has {state}; nothing is left to cancel")
+            if state is JobState.RUNNING:
+                changed = connection.execute(
+                    update(jobs)
+                    .where(jobs.c.seq == row.seq, jobs.c.cancel_requested_at.is_(None))
+                    .values(cancel_requested_at=server_now(), cancel_reason=reason)
+                    .returning(jobs)
+                ).one_or_none()
+                return Changed(job=job_from_row(changed if changed is not None else row))
+            job = _move(
+                connection, row, JobState.CANCELLED, cancel_requested_at=server_now(), cancel_reason=reason
+            )
+            add_job_event(connection, job_id, "cancelled", {"reason": reason})
+            return Changed(job=job, queued=_next_of_its_key(connection, job))
+
+    def _settle(self, connection: Connection, row: Row[Any], settlement: Settlement) -> Changed:
+        error = settlement.error
+        connection.execute(
+            update(attempts)
+            .where(attempts.c.job_id == row.id, attempts.c.number == row.attempt)
+            .values(
+                outcome=settlement.outcome,
+                finished_at=server_now(),
+                error_type=error and error.type,
+                error_message=error and error.message,
+                traceback=error and error.traceback,
+            )
+        )
+        changes: dict[str, Any] = {
+            "lease_until_at": None,
+            "error_type": error and error.type,
+            "error_message": error and error.message,
+            "n_failed": row.n_failed + (settlement.outcome is AttemptOutcome.FAILED),
+            "n_lost": row.n_lost + (settlement.outcome is AttemptOutcome.LOST),
+        }
+        if settlement.state is JobState.WAITING:
+            changes["run_at"] = server_now() + settlement.retry_delay_s
+        elif settlement.state is JobState.QUEUED:
+            changes["published_at"] = server_now()
+        elif settlement.state is JobState.SUCCEEDED:
+            changes["summary"] = settlement.summary
+            connection.execute(
+                insert(results).values(
+                    job_id=row.id,
+                    attempt=row.attempt,
+                    summary=settlement.summary,
+                    detail=settlement.detail,
+                    artifacts=settlement.artifacts,
+                    created_at=server_now(),
+                )
+            )
+        job = _move(connection, row, settlement.state, dead_reason=settlement.dead_reason, **changes)
+        if settlement.state is JobState.DEAD:
+            _add_dead_letter(connection, job, error.message if error else "")
+        add_job_event(
+            connection,
+            job.id,
+            "retried" if not job.state.is_final else job.state.value,
+            {
+                "kind": job.kind,
+                "attempt": job.attempt,
+                "summary": settlement.summary,
+                "error": None if error is None else {"type": error.type, "message": error.message},
+            },
+        )
+        return Changed(job=job, queued=_next_of_its_key(connection, job))
+
+    def _lose(self, connection: Connection, row: Row[Any], error: JobError, max_lost: int) -> Changed:
+        reason = None
+        if row.cancel_requested_at is not None:
+            state, outcome = JobState.CANCELLED, AttemptOutcome.CANCELLED
+        elif row.n_lost + 1 >= max_lost:
+            state, outcome, reason = JobState.DEAD, AttemptOutcome.LOST, DeadReason.WORKER_KILLED
+        else:
+            state, outcome = JobState.QUEUED, AttemptOutcome.LOST
+        changed = self._settle(
+            connection, row, Settlement(state=state, outcome=outcome, error=error, dead_reason=reason)
+        )
+        if state is JobState.QUEUED:
+            return Changed(job=changed.job, queued=(changed.job,))
+        return changed
+
+    @staticmethod
+    def _bury(connection: Connection, row: Row[Any], reason: DeadReason, message: str = "") -> Changed:
+        message = message or f"not started by its deadline, {row.deadline_at}"
+        job = _move(
+            connection,
+            row,
+            JobState.DEAD,
+            dead_reason=reason,
+            error_type=reason.value,
+            error_message=message,
+        )
+        _add_dead_letter(connection, job, message)
+        add_job_event(connection, job.id, JobState.DEAD.value, {"kind": job.kind, "reason": reason.value})
+        return Changed(job=job, queued=_next_of_its_key(connection, job))
+
+
+def _locked(connection: Connection, job_id: str) -> Row[Any]:
+    row = connection.execute(select(jobs).where(jobs.c.id == job_id).with_for_update()).one_or_none()
+    if row is None:
+        raise NotFound(f"there is no job {job_id}")
+    return row
+
+
+def _move(connection: Connection, row: Row[Any], state: JobState, **changes: Any) -> Job:
+    """Follow one arrow. The row is locked, and still compared: no arrow leaves a state it may not."""
+    if state not in ALLOWED[JobState(row.state)]:
+        raise JobAlreadyFinal(f"job {row.id} is {row.state}; it cannot become {state}")
+    if state.is_final:
+        changes["finished_at"] = server_now()
+    moved = connection.execute(
+        update(jobs)
+        .where(jobs.c.seq == row.seq, jobs.c.state == row.state, jobs.c.attempt == row.attempt)
+        .values(state=state, **changes)
+        .returning(jobs)
+    ).one()
+    return job_from_row(moved)
+
+
+def _next_of_its_key(connection: Connection, job: Job) -> list[Job]:
+    if job.ordering_key is None or not job.state.is_final:
+        return []
+    return promote(connection, ordering_key=job.ordering_key, limit=1)
+
+
+def _add_dead_letter(connection: Connection, job: Job, message: str) -> None:
+    assert job.dead_reason is not None
+    connection.execute(
+        insert(dead_letters).values(
+            job_id=job.id,
+            kind=job.kind,
+            queue=job.queue,
+            reason=job.dead_reason,
+            message=message,
+            payload=orjson.dumps(job.request),
+            n_attempts=job.attempt,
+            created_at=server_now(),
+        )
+    )
+
+
+def _stale(job_id: str, attempt: int) -> StaleAttempt:
+    return StaleAttempt(f"attempt {attempt} of job {job_id} no longer owns it; its outcome is refused")
