@@ -96,6 +96,8 @@ class Child:
         self.log = log
         log.parent.mkdir(parents=True, exist_ok=True)
         self._guard = _current_guard()
+        self._log_start = log.stat().st_size if log.exists() else 0
+        self.started_at = time.monotonic()
         with log.open("ab") as output:
             self._process = subprocess.Popen(
                 ["/bin/sh", "-c", _REGISTER_AND_EXEC, "sh", *self.command],
@@ -163,8 +165,12 @@ class Child:
         # A container's first process may never collect the dead that it inherits; those count as gone.
         return any(_is_alive_in(process, self.pid) for process in psutil.process_iter())
 
+    def output(self) -> str:
+        """Everything this run of the program wrote so far."""
+        with self.log.open("rb") as log:
+            log.seek(self._log_start)
+            return log.read().decode("utf-8", "replace")
+
     def log_tail(self, n_lines: int = 20) -> str:
         """The last lines that it wrote."""
-        if not self.log.exists():
-            return ""
-        return "\n".join(self.log.read_text("utf-8", "replace").splitlines()[-n_lines:])
+        return "\n".join(self.output().splitlines()[-n_lines:])

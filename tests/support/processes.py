@@ -29,10 +29,6 @@ class Program(Child):
         """Start it; ``env`` is added to the environment of the tests."""
         super().__init__(command, log=log, env={**os.environ, **(env or {})}, cwd=cwd or ROOT)
 
-    def output(self) -> str:
-        """Everything written so far."""
-        return self.log.read_text("utf-8", "replace")
-
     def wait_for_output(self, pattern: str, timeout_s: float = 30.0) -> re.Match[str]:
         """The first match of a regular expression in the output; fails at once when the program ends."""
 
