@@ -16,12 +16,14 @@ PynomalyError
 └── Unavailable             a neighbour gave no answer; trying later may help
     ├── BrokerUnavailable
     ├── StoreUnavailable
-    └── SourceUnavailable   a dataset's storage
+    ├── SourceUnavailable   a dataset's storage
+    └── DeliveryFailed      a notification channel
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 
 
 class PynomalyError(Exception):
@@ -43,15 +45,16 @@ class FieldProblem:
 class InvalidInput(PynomalyError):
     """The caller's mistake. ``problems`` holds one entry a field, in the input's order."""
 
-    def __init__(self, *problems: FieldProblem) -> None:
-        super().__init__("; ".join(f"{p.field}: {p.message}" for p in problems))
-        self.problems = problems
+    def __init__(self, *problems: FieldProblem | str) -> None:
+        # Celery's result backend rebuilds an error from its message alone.
+        super().__init__("; ".join(p if isinstance(p, str) else f"{p.field}: {p.message}" for p in problems))
+        self.problems = tuple(p for p in problems if isinstance(p, FieldProblem))
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (type(self), self.problems)
+        return (type(self), self.problems or self.args)
 
     @classmethod
-    def of(cls, field: str, message: str) -> InvalidInput:
+    def of(cls, field: str, message: str) -> Self:
         """The error for one field."""
         return cls(FieldProblem(field=field, message=message))
 
@@ -116,3 +119,7 @@ class StoreUnavailable(Unavailable):
 
 class SourceUnavailable(Unavailable):
     """A dataset's storage gave no answer in time."""
+
+
+class DeliveryFailed(Unavailable):
+    """A notification channel refused, or did not answer in time; it may have taken the message."""

@@ -1,1 +1,1 @@
-
+"""The words of notifications."""
