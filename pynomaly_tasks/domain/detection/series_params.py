@@ -30,30 +30,43 @@ class RollingRobustZParams(SeriesParams):
     """Windows are counted in points that are present, not in time."""
 
     window_points: int = Field(
-        default=301, ge=15, le=20_001, description="points in the rolling median and spread (made odd)"
+        default=501, ge=15, le=20_001, description="points in the rolling median, the usual level (made odd)"
     )
     level_points: int = Field(
-        default=21,
+        default=0,
         ge=0,
         le=2_001,
-        description="points after which a new level is taken as normal (made odd); 0: never adapt early",
+        description="points in the short median that takes over after a level shift (made odd); 0: none",
+    )
+    spread_points: int = Field(
+        default=3_001, ge=15, le=100_001, description="points that decide how large a robust sigma is (made odd)"
     )
     calibration_points: int = Field(
-        default=3_000, ge=100, le=100_000, description="points of history that decide how rare a departure is"
+        default=10_000, ge=100, le=200_000, description="points that decide how rare a departure is"
+    )
+    watch: tuple[Literal["level", "change", "spread"], ...] = Field(
+        default=("level", "change", "spread"),
+        min_length=1,
+        max_length=3,
+        description="what is compared with the past; spread only when direction is both",
     )
     hold_off_points: int = Field(
         default=0,
         ge=0,
         le=100_000,
-        description="after a departure, score only what is more surprising, for about so many points; 0: off",
+        description="half-life in points of a departure that hides smaller ones after it; 0: none is hidden",
     )
 
     @model_validator(mode="after")
-    def _level_is_shorter(self) -> RollingRobustZParams:
+    def _windows_agree(self) -> RollingRobustZParams:
         if self.level_points >= self.window_points:
             raise ValueError(
                 f"level_points ({self.level_points}) must be less than window_points ({self.window_points})"
             )
+        if len(set(self.watch)) < len(self.watch):
+            raise ValueError("watch names something twice; name each of level, change, spread at most once")
+        if self.direction != "both" and set(self.watch) == {"spread"}:
+            raise ValueError("watch: spread has no direction; set direction to both or watch level or change")
         return self
 
 
