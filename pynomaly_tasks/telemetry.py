@@ -1,0 +1,70 @@
+"""Logs of the platform's processes: constant event names with fields, for people or for a collector."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Literal, TextIO, cast
+
+import structlog
+from structlog.typing import FilteringBoundLogger, Processor
+
+
+def get_logger(name: str) -> FilteringBoundLogger:
+    """The logger of a module, for constant events with fields: ``log.info("job_settled", job_id=job.id)``."""
+    return cast("FilteringBoundLogger", structlog.stdlib.get_logger(name))
+
+
+def configure_logging(
+    *,
+    level: Literal["debug", "info", "warning", "error"] = "info",
+    format: Literal["console", "json"] = "console",  # noqa: A002  # the setting has this name
+    stream: TextIO | None = None,
+) -> None:
+    """Send every log line of this process, the libraries' too, to ``stream`` (standard error).
+
+    ``console`` is for people, ``json`` one object a line. Fields bound with
+    ``structlog.contextvars.bind_contextvars`` are on every line of the thread or task that bound them.
+    Calling it again replaces what was set before.
+    """
+    stream = stream or sys.stderr
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.PositionalArgumentsFormatter(),
+            structlog.processors.StackInfoRenderer(),
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder()],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                *_renderers(format, stream),
+            ],
+        )
+    )
+    root = logging.getLogger()
+    for old in root.handlers[:]:
+        if isinstance(old.formatter, structlog.stdlib.ProcessorFormatter):
+            root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(level.upper())
+
+
+def _renderers(format_name: str, stream: TextIO) -> list[Processor]:
+    if format_name == "json":
+        return [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+    return [structlog.dev.ConsoleRenderer(colors=stream.isatty())]
