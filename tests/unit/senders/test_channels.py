@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import structlog
 from pydantic import SecretStr
@@ -26,14 +29,38 @@ def test_log_channel_writes_subject_and_body() -> None:
 
 
 @pytest.mark.parametrize("url", ["", "hello", "nosuch://s3cret", "discord://s3cret", "json://"])
-def test_a_url_that_cannot_be_used_is_named_by_its_setting_and_never_shown(
-    url: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_url_that_cannot_be_used_is_named_by_its_setting_and_never_shown(url: str) -> None:
     channels = build_channels({"ops": SecretStr(url)}, timeout_s=1)
 
-    with caplog.at_level(0), pytest.raises(InvalidSettings, match=r"notifications\.channels\.ops") as wrong:
+    with pytest.raises(InvalidSettings, match=r"notifications\.channels\.ops") as wrong:
         channels.find("ops")
     with pytest.raises(InvalidSettings):
         channels.check()
 
-    assert "s3cret" not in f"{wrong.value} {caplog.text} {channels!r}"
+    assert "s3cret" not in f"{wrong.value} {channels!r}"
+
+
+def test_no_part_of_a_url_reaches_the_log_even_when_everything_is_logged() -> None:
+    code = """
+import logging; logging.basicConfig(level=1)
+from pydantic import SecretStr
+from pynomaly_tasks.errors import PynomalyError
+from pynomaly_tasks.senders import build_channels
+urls = ["json://user:s3cret-1@127.0.0.1:1/s3cret-2?:key=s3cret-3", "nosuch://s3cret-4", "discord://s3cret-5"]
+channels = build_channels({str(n): SecretStr(url) for n, url in enumerate(urls)}, timeout_s=2)
+logging.getLogger().info("logging works")
+for name in "012":
+    try:
+        channels.find(name).send("subject", "body")
+    except PynomalyError as error:
+        print(type(error).__name__, error)
+"""
+
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True
+    )
+
+    assert done.stdout.startswith("DeliveryFailed channel 0: the service could not be reached")
+    assert done.stdout.count("InvalidSettings") == 2
+    assert "logging works" in done.stderr
+    assert "s3cret" not in done.stdout + done.stderr
