@@ -1,1 +1,1 @@
-
+"""Anomaly detection: values in, scores and reasons out."""

@@ -1,0 +1,90 @@
+"""How far out in the tails of each column a row lies."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pynomaly_tasks.domain.detection.detector import FloatArray, Tick
+from pynomaly_tasks.domain.detection.quantiles import Distribution, QuantileSummary
+
+
+class EcodDetector:
+    """Li et al. (2022): the sum over columns of -ln of the smaller tail probability.
+
+    P(X <= x) and P(X >= x) are empirical, at least 1 / (n + 1). A missing value adds 0. A column's term
+    is its contribution; it is exact up to 50,000 rows and within 0.1 % in rank beyond.
+    """
+
+    score_rows = 50_000
+
+    def __init__(self) -> None:
+        self._summaries: list[QuantileSummary] = []
+        self._distributions: list[Distribution | None] | None = None
+
+    def fit_rows(self, n_rows: int) -> int | None:
+        """All rows, streamed."""
+        del n_rows
+        return None
+
+    def fit(self, x: FloatArray, tick: Tick) -> None:
+        """Learn from x alone."""
+        tick()
+        self._summaries = []
+        self.update(x)
+
+    def update(self, x: FloatArray) -> None:
+        """Learn from one more batch."""
+        if not self._summaries:
+            self._summaries = [QuantileSummary(buffer_values_for(x.shape[1])) for _ in range(x.shape[1])]
+        for summary, column in zip(self._summaries, x.T, strict=True):
+            summary.update(present(column))
+        self._distributions = None
+
+    def merge(self, other: EcodDetector) -> None:
+        """Learn what ``other`` has learnt."""
+        for mine, theirs in zip(self._summaries, other._summaries, strict=True):
+            mine.merge(theirs)
+        self._distributions = None
+
+    def score(self, x: FloatArray) -> FloatArray:
+        """Sum of the columns' terms, 0 or more."""
+        total = np.zeros(len(x))
+        for distribution, column in zip(self._fitted(), x.T, strict=True):
+            if distribution is not None:
+                total += _surprise(distribution, column)
+        return total
+
+    def contributions(self, x: FloatArray) -> FloatArray:
+        """The columns' terms."""
+        out = np.zeros(x.shape)
+        for j, distribution in enumerate(self._fitted()):
+            if distribution is not None:
+                out[:, j] = _surprise(distribution, x[:, j])
+        return out
+
+    def _fitted(self) -> list[Distribution | None]:
+        if self._distributions is None:
+            self._distributions = [s.distribution() if s.n else None for s in self._summaries]
+        return self._distributions
+
+
+def buffer_values_for(n_columns: int) -> int:
+    """Buffer size of a column's summary that keeps the memory of all columns within some tens of MB."""
+    return max(1_024, min(8_192, 400_000 // max(n_columns, 1)))
+
+
+def present(column: FloatArray) -> FloatArray:
+    """The values that are not missing, contiguous."""
+    missing = np.isnan(column)
+    return np.ascontiguousarray(column[~missing] if missing.any() else column)
+
+
+def _surprise(distribution: Distribution, column: FloatArray) -> FloatArray:
+    n = distribution.n
+    values = np.ascontiguousarray(column)
+    left = distribution.n_at_most(values)
+    right = n - distribution.n_below(values)
+    smaller = np.minimum(left, right)
+    # A missing value sorts last: its count would be 0, the most surprising of all.
+    smaller[np.isnan(values)] = n
+    return -np.log(np.maximum(smaller / n, 1.0 / (n + 1)))

@@ -1,0 +1,174 @@
+"""How the values of one column are spread, in bounded memory, mergeable, and the same on every run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pynomaly_tasks.domain.detection.detector import FloatArray
+
+#: Up to this many values every one is kept and all answers are exact.
+EXACT_VALUES = 50_000
+#: The lowest and highest values that are always kept: tails decide about anomalies.
+TAIL_VALUES = 512
+#: Points of a finished distribution between the tails; few enough to stay in the processor's cache.
+MIDDLE_POINTS = 8_192
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Distribution:
+    """The empirical distribution function of one column."""
+
+    n: int  #: values seen, missing ones not counted
+    points: FloatArray  #: (m,), ascending, distinct
+    at_most: FloatArray  #: (m,), how many values are <= each point; the last is n
+
+    def n_at_most(self, values: FloatArray) -> FloatArray:
+        """How many values are <= each of ``values``."""
+        return self._count(np.searchsorted(self.points, values, side="right"))
+
+    def n_below(self, values: FloatArray) -> FloatArray:
+        """How many values are < each of ``values``."""
+        return self._count(np.searchsorted(self.points, values, side="left"))
+
+    def _count(self, index: np.ndarray[tuple[int], np.dtype[np.intp]]) -> FloatArray:
+        return np.concatenate(([0.0], self.at_most))[index]
+
+
+class QuantileSummary:
+    """Collects values; `distribution` tells their ranks.
+
+    Exact up to ``EXACT_VALUES``; beyond, after Manku, Rajagopalan and Lindsay (1998): sorted buffers of
+    ``buffer_values``; two of one level become one of the next by keeping every other value. No random
+    choice is made, so equal rows give equal answers. The rank error is at most about
+    log2(n / buffer_values) / (2 buffer_values) of n: 0.05 % at a million with the default; the 512 lowest
+    and highest values are exact. The result depends on the order of the values, not on how they were
+    split into batches.
+    """
+
+    def __init__(self, buffer_values: int = 8_192) -> None:
+        self.n = 0
+        self._buffer_values = buffer_values
+        self._exact: list[FloatArray] | None = []
+        self._pending: FloatArray = np.empty(0)
+        self._n_collapses = 0
+        self._levels: dict[int, FloatArray] = {}
+        self._low: FloatArray = np.empty(0)
+        self._high: FloatArray = np.empty(0)
+
+    def update(self, values: FloatArray) -> None:
+        """Add values, (n,), none missing."""
+        if len(values) == 0:
+            return
+        self.n += len(values)
+        if self._exact is not None:
+            self._exact.append(np.array(values, dtype=np.float64))
+            if self.n > EXACT_VALUES:
+                self._leave_exactness()
+            return
+        self._push(values)
+
+    def merge(self, other: QuantileSummary) -> None:
+        """Add all that ``other`` has seen."""
+        if other._exact is not None:
+            for part in other._exact:
+                self.update(part)
+            return
+        if self._exact is not None:
+            self._leave_exactness()
+        self.n += other.n
+        self._keep_tails(other._low)
+        self._keep_tails(other._high)
+        for level, buffer in other._levels.items():
+            self._carry(buffer, level)
+        self._fill(other._pending)
+
+    def distribution(self) -> Distribution:
+        """The ranks of what was seen so far. Raises ValueError when nothing was."""
+        if self.n == 0:
+            raise ValueError("no values")
+        if self._exact is not None:
+            return _counted(np.concatenate(self._exact), None, self.n)
+        low, high = np.sort(self._low), np.sort(self._high)
+        middle, weights = self._weighted()
+        inside = (middle >= low[-1]) & (middle <= high[0])
+        middle, weights = middle[inside], weights[inside]
+        n_middle = self.n - len(low) - len(high)
+        order = np.argsort(middle, kind="stable")
+        thinned, thinned_weights = _thinned(middle[order], weights[order])
+        if len(thinned):
+            thinned_weights = thinned_weights * (n_middle / thinned_weights.sum())
+        else:
+            # Every value in between equals an end of a tail.
+            thinned, thinned_weights = np.array([low[-1]]), np.array([float(n_middle)])
+        return _counted(
+            np.concatenate((low, thinned, high)),
+            np.concatenate((np.ones(len(low)), thinned_weights, np.ones(len(high)))),
+            self.n,
+        )
+
+    def _leave_exactness(self) -> None:
+        parts, self._exact = self._exact or [], None
+        for part in parts:
+            self._push(part)
+
+    def _push(self, values: FloatArray) -> None:
+        self._keep_tails(values)
+        self._fill(values)
+
+    def _fill(self, values: FloatArray) -> None:
+        size = self._buffer_values
+        rest = np.concatenate((self._pending, values))
+        while len(rest) >= size:
+            self._carry(np.sort(rest[:size]), 0)
+            rest = rest[size:]
+        self._pending = rest.copy()
+
+    def _carry(self, buffer: FloatArray, level: int) -> None:
+        while (waiting := self._levels.pop(level, None)) is not None:
+            both = np.sort(np.concatenate((waiting, buffer)), kind="stable")
+            # Alternating the parity cancels the bias that always keeping the lower value would have.
+            buffer = both[self._n_collapses % 2 :: 2].copy()
+            self._n_collapses += 1
+            level += 1
+        self._levels[level] = buffer
+
+    def _keep_tails(self, values: FloatArray) -> None:
+        if len(self._low) == TAIL_VALUES:
+            # Most batches hold few new extremes; looking at those alone saves the partition.
+            low = values[values < self._low.max()]
+            high = values[values > self._high.min()]
+        else:
+            low = high = values
+        if len(low):
+            self._low = _lowest(np.concatenate((self._low, low)))
+        if len(high):
+            self._high = -_lowest(-np.concatenate((self._high, high)))
+
+    def _weighted(self) -> tuple[FloatArray, FloatArray]:
+        parts = [self._pending, *self._levels.values()]
+        weights = [np.ones(len(self._pending))]
+        weights += [np.full(len(buffer), 2.0**level) for level, buffer in self._levels.items()]
+        return np.concatenate(parts), np.concatenate(weights)
+
+
+def _lowest(values: FloatArray) -> FloatArray:
+    if len(values) <= TAIL_VALUES:
+        return values
+    return np.partition(values, TAIL_VALUES - 1)[:TAIL_VALUES]
+
+
+def _thinned(values: FloatArray, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
+    if len(values) <= MIDDLE_POINTS:
+        return values, weights
+    cumulative = np.cumsum(weights)
+    targets = cumulative[-1] * np.arange(1, MIDDLE_POINTS + 1) / MIDDLE_POINTS
+    index = np.unique(np.minimum(np.searchsorted(cumulative, targets), len(values) - 1))
+    return values[index], np.diff(cumulative[index], prepend=0.0)
+
+
+def _counted(values: FloatArray, weights: FloatArray | None, n: int) -> Distribution:
+    points, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    mass = counts.astype(np.float64) if weights is None else np.bincount(inverse, weights)
+    return Distribution(n=n, points=points, at_most=np.cumsum(mass))

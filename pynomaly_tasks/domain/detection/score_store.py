@@ -1,0 +1,84 @@
+"""The scores of a file of any length, on disk; order statistics and labels in flat memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pynomaly_tasks.domain.detection.detector import FloatArray
+
+#: Up to this many scores (64 MB) are sorted in memory; more are counted digit by digit on disk.
+IN_MEMORY = 8_000_000
+CHUNK_ROWS = 1_000_000
+_DIGIT_BITS = 16
+
+
+class ScoreStore:
+    """Appends one array after another to a file; reads it back in chunks. Close it before reading."""
+
+    def __init__(self, path: Path, dtype: str = "float64") -> None:
+        self.n_rows = 0
+        self._path = path
+        self._dtype = np.dtype(dtype)
+        self._file = path.open("wb")
+
+    def append(self, values: NDArray[np.generic]) -> None:
+        """Add the next rows."""
+        self._file.write(np.ascontiguousarray(values, dtype=self._dtype).tobytes())
+        self.n_rows += len(values)
+
+    def close(self) -> None:
+        """End writing."""
+        self._file.close()
+
+    def values(self) -> NDArray[np.generic]:
+        """All of it, mapped rather than read."""
+        if self.n_rows == 0:
+            return np.empty(0, dtype=self._dtype)
+        return np.memmap(self._path, dtype=self._dtype, mode="r")
+
+    def chunks(self, n_rows: int = CHUNK_ROWS) -> Iterator[NDArray[np.generic]]:
+        """In order, ``n_rows`` at a time."""
+        values = self.values()
+        for start in range(0, self.n_rows, n_rows):
+            yield np.array(values[start : start + n_rows])
+
+    def ascending(self, ranks: Sequence[int]) -> list[float]:
+        """The scores at these ranks, from 0 for the lowest; exact."""
+        if self.n_rows <= IN_MEMORY:
+            ordered = np.partition(np.array(self.values(), dtype=np.float64), sorted(set(ranks)))
+            return [float(ordered[rank]) for rank in ranks]
+        return [self._by_digits(rank) for rank in ranks]
+
+    def _by_digits(self, rank: int) -> float:
+        prefix, remaining = 0, rank
+        for shift in range(64 - _DIGIT_BITS, -1, -_DIGIT_BITS):
+            counts = np.zeros(1 << _DIGIT_BITS, dtype=np.int64)
+            for chunk in self.chunks():
+                keys = _ordered_keys(chunk.astype(np.float64))
+                if shift + _DIGIT_BITS < 64:
+                    keys = keys[keys >> np.uint64(shift + _DIGIT_BITS) == np.uint64(prefix)]
+                digits = (keys >> np.uint64(shift)) & np.uint64((1 << _DIGIT_BITS) - 1)
+                counts += np.bincount(digits.astype(np.int64), minlength=1 << _DIGIT_BITS)
+            cumulative = np.cumsum(counts)
+            digit = int(np.searchsorted(cumulative, remaining, side="right"))
+            remaining -= int(cumulative[digit - 1]) if digit else 0
+            prefix = (prefix << _DIGIT_BITS) | digit
+        return _value_of_key(prefix)
+
+
+_SIGN = np.uint64(1 << 63)
+
+
+def _ordered_keys(values: FloatArray) -> NDArray[np.uint64]:
+    """Unsigned integers in the order of the values; -0.0 counts as 0.0."""
+    bits = (values + 0.0).view(np.uint64)
+    return np.where(bits & _SIGN, ~bits, bits | _SIGN)
+
+
+def _value_of_key(key: int) -> float:
+    bits = key ^ (1 << 63) if key >> 63 else ~key & ((1 << 64) - 1)
+    return float(np.array([bits], dtype=np.uint64).view(np.float64)[0])
