@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pynomaly_tasks.datasets.engine import Engine, mapped_errors, quoted_name
 from pynomaly_tasks.datasets.source import refused
@@ -106,6 +106,16 @@ class Dataset:
                 f"WHERE {relation.row_number} IN (SELECT row FROM picked) ORDER BY {relation.row_number}"
             ).to_arrow_table()
 
+    def query(self, sql: str, checkpoint: Callable[[], None] | None = None) -> list[tuple[Any, ...]]:
+        """The rows of an SQL query on the view ``data``.
+
+        checkpoint is called five times a second meanwhile, in this thread; what it raises ends the query.
+        """
+        self._refuse_changed()
+        rows = self._engine.execute(sql, checkpoint)
+        self._refuse_changed()
+        return rows
+
     @contextlib.contextmanager
     def connection(self) -> Iterator[duckdb.DuckDBPyConnection]:
         """A duckdb connection with the view ``data``; it reaches no other file, its settings are locked."""
@@ -114,13 +124,15 @@ class Dataset:
             yield cursor
             self._refuse_changed()
 
+    def require(self, columns: Sequence[str]) -> Sequence[str]:
+        """The columns as given. Raises InvalidDataset for one that is not there, naming those that are."""
+        for name in columns:
+            if name not in self._expressions:
+                raise refused(f"{self.source!r} has no column {name!r}; it has {_listed(self._expressions)}")
+        return columns
+
     def _selected(self, columns: Sequence[str] | None) -> str:
-        names = list(self._expressions) if columns is None else columns
-        missing = [name for name in names if name not in self._expressions]
-        if missing:
-            raise refused(
-                f"{self.source!r} has no column {missing[0]!r}; it has {_listed(self._expressions)}"
-            )
+        names = list(self._expressions) if columns is None else self.require(columns)
         return ", ".join(f"{self._expressions[name]} AS {quoted_name(name)}" for name in names)
 
     def _refuse_changed(self) -> None:
@@ -128,6 +140,6 @@ class Dataset:
             raise refused(f"{self.source!r} was changed while it was read; submit the job again")
 
 
-def _listed(names: Sequence[str] | dict[str, str]) -> str:
+def _listed(names: Collection[str]) -> str:
     shown = [repr(name) for name in list(names)[:20]]
     return ", ".join(shown) + (f" and {len(names) - 20} more" if len(names) > 20 else "")

@@ -12,7 +12,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pynomaly_tasks.datasets.source import refused
 from pynomaly_tasks.errors import PynomalyError, SourceUnavailable
@@ -97,10 +97,10 @@ class Engine:
         os.close(self._fd)
         self.workspace.remove()
 
-    def execute(self, sql: str, checkpoint: Callable[[], None] | None = None) -> list[tuple[object, ...]]:
+    def execute(self, sql: str, checkpoint: Callable[[], None] | None = None) -> list[tuple[Any, ...]]:
         """The rows of one statement. Raises InvalidDataset, SourceUnavailable, and what checkpoint raises."""
 
-        def run() -> list[tuple[object, ...]]:
+        def run() -> list[tuple[Any, ...]]:
             return self.connection.execute(sql).fetchall()
 
         with mapped_errors(self.source):
@@ -183,6 +183,7 @@ def mapped_errors(source: str) -> Iterator[None]:
 
 def explained(message: str) -> str:
     """What a duckdb message means for the file: the line and the fault, without advice on SQL options."""
+    message = re.sub(r' in file "[^"]*"', "", message)
     if "recursion depth" in message:
         return "holds JSON nested deeper than 128 levels; flatten it"
     line = re.search(r"(?:CSV Error on Line: |in line )(\d+)", message)
@@ -201,7 +202,7 @@ def explained(message: str) -> str:
     if "Malformed JSON" in message:
         detail = re.search(r"at byte \d+ in line \d+: (.*?)\.?\s*$", message.splitlines()[0])
         return f"{where}is not valid JSON" + (f": {detail.group(1)}" if detail else "")
-    return f"cannot be read: {where}{_first_line(message)}"
+    return f"cannot be read: {_first_line(message)}"
 
 
 def _first_line(error: object) -> str:

@@ -191,7 +191,7 @@ def check_text(source: str, head: bytes, format_: Format) -> None:
 
 
 def check_utf8(source: str, data: bytes, *, start: int, last: bool) -> None:
-    """Refuse bytes that are not UTF-8, naming the offset; a character cut off at the end passes if not last."""
+    """Refuse bytes that are not UTF-8, naming the offset. Unless last, a character may be cut off."""
     try:
         codecs.getincrementaldecoder("utf-8")().decode(data, final=last)
     except UnicodeDecodeError as error:

@@ -36,7 +36,7 @@ class ArtifactStore:
         self._remote: Any = None
 
     def put(self, job_id: str, attempt: int, name: str, path: Path) -> str:
-        """Keep a copy of the file at path; its key. Raises InvalidRequest unless name is a plain file name."""
+        """Keep a copy of the file at path; its key. Raises InvalidRequest for a name that is a path."""
         key = f"{job_id}/{attempt}/{name}"
         _check(key)
         with _mapped_errors(key):

@@ -1,0 +1,113 @@
+"""Profile a dataset: the request, and the job's work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from pynomaly_tasks.jobs.context import JobContext, Outcome
+from pynomaly_tasks.kinds.services import Services
+
+if TYPE_CHECKING:
+    from pynomaly_tasks.datasets import Dataset
+    from pynomaly_tasks.domain.profiling import ProfiledColumn
+
+ColumnName = Annotated[str, Field(min_length=1, max_length=1_000)]
+
+
+class ProfileDatasetRequest(BaseModel):
+    """Which data, and how much of its profile to show."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    POSITIONAL: ClassVar[tuple[str, ...]] = ("dataset",)
+
+    dataset: str = Field(min_length=1, max_length=4_096, description="path or address of the data")
+    columns: tuple[ColumnName, ...] | None = Field(
+        default=None, min_length=1, max_length=2_000, description="columns to profile; null: all"
+    )
+    top_n_values: int = Field(default=10, ge=1, le=100, description="most frequent values to list a column")
+    n_bins: int = Field(default=20, ge=2, le=200, description="bars of a histogram")
+    seed: int = Field(default=0, ge=0, le=2**32 - 1, description="of the sample that long tables need")
+
+    @model_validator(mode="after")
+    def _no_column_twice(self) -> Self:
+        if self.columns is not None and len(set(self.columns)) < len(self.columns):
+            raise PydanticCustomError("repeated_columns", "columns names a column twice")
+        return self
+
+
+class _CheckedTable:
+    """The dataset as profiling asks for it; every question is a checkpoint of the job."""
+
+    def __init__(self, dataset: Dataset, request: ProfileDatasetRequest, context: JobContext) -> None:
+        from pynomaly_tasks.domain.profiling import ProfiledColumn
+
+        known = {column.name: column for column in dataset.columns}
+        chosen = known if request.columns is None else dataset.require(request.columns)
+        self._dataset, self._seed, self._context = dataset, request.seed, context
+        self.n_rows = dataset.n_rows
+        self.columns: Sequence[ProfiledColumn] = [
+            ProfiledColumn(name=known[name].name, kind=known[name].kind, type=known[name].type)
+            for name in chosen
+        ]
+
+    def query(self, sql: str) -> list[tuple[Any, ...]]:
+        return self._dataset.query(sql, self._context.checkpoint)
+
+    def batches(self, columns: Sequence[str]) -> Iterator[Any]:
+        for batch in self._dataset.batches(columns):
+            self._context.checkpoint()
+            yield batch
+
+    def sample(self, n_rows: int, columns: Sequence[str]) -> Any:
+        self._context.checkpoint()
+        return self._dataset.sample(n_rows, self._seed, columns)
+
+
+def perform(context: JobContext, request: ProfileDatasetRequest, services: Services) -> Outcome:
+    """Describe every column and how they go together; leaves profile.json."""
+    import time
+
+    import orjson
+
+    from pynomaly_tasks.domain.detection.versions import versions
+    from pynomaly_tasks.domain.profiling import ProfileOptions, build_profile
+
+    started = time.perf_counter()
+    context.progress(0, 1, "opening the dataset")
+    with services.datasets.open(request.dataset) as dataset:
+        opened = time.perf_counter()
+        profile = build_profile(
+            _CheckedTable(dataset, request, context),
+            ProfileOptions(top_n_values=request.top_n_values, n_bins=request.n_bins),
+            context.progress,
+        )
+        warnings = [*dataset.warnings, *profile.pop("warnings")]
+        detail = {
+            "dataset": {
+                "source": dataset.source,
+                "name": dataset.name,
+                "format": dataset.format,
+                "n_rows": dataset.n_rows,
+                "n_columns": len(dataset.columns),
+                "size_bytes": dataset.size_bytes,
+            },
+            **profile,
+            "timing_s": {
+                "open": opened - started,
+                "profile": time.perf_counter() - opened,
+                "total": time.perf_counter() - started,
+            },
+            "versions": versions(),
+            "warnings": warnings,
+        }
+    file = context.scratch / "profile.json"
+    file.write_bytes(orjson.dumps(detail, option=orjson.OPT_INDENT_2))
+    return Outcome(
+        summary={"n_rows": detail["n_rows"], "n_columns": detail["n_columns"]},
+        detail=detail,
+        files={"profile.json": file},
+    )
