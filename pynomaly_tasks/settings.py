@@ -36,12 +36,17 @@ class RedisSettings(Section):
         description="Server without a database number: broker, results and streams are databases 1, 2 and 3 on it.",
     )
     broker_url: SecretStr | None = Field(None, description="Broker, where it is a server of its own.")
-    results_url: SecretStr | None = Field(None, description="Results, where they are on a server of their own.")
-    streams_url: SecretStr | None = Field(None, description="Streams, where they are on a server of their own.")
+    results_url: SecretStr | None = Field(
+        None, description="Results, where they are on a server of their own."
+    )
+    streams_url: SecretStr | None = Field(
+        None, description="Streams, where they are on a server of their own."
+    )
     socket_timeout_s: Seconds = Field(10.0, description="An unanswered command fails after this long.")
     connect_timeout_s: Seconds = Field(2.0, description="A connection that is not made by then fails.")
     visibility_timeout_s: Seconds = Field(
-        6 * 3600.0, description="Redis gives an unacknowledged message out again after this long. Longer than any time limit."
+        6 * 3600.0,
+        description="Redis gives an unacknowledged message out again after this long. Longer than any time limit.",
     )
 
     def broker(self) -> str:
@@ -72,34 +77,53 @@ class DataSettings(Section):
 
     directory: Path = Field(Path(".pynomaly"), description="Everything the embedded platform keeps.")
     roots: tuple[Path, ...] = Field(
-        (), description="Directories that datasets may be read from, beside the data directory's uploads. JSON list."
+        (),
+        description="Directories that datasets may be read from, beside the data directory's uploads. JSON list.",
     )
     artifacts_url: str | None = Field(
-        None, description="Where results are kept: a directory or s3://bucket/prefix. Unset: in the data directory."
+        None,
+        description="Where results are kept: a directory or s3://bucket/prefix. Unset: in the data directory.",
     )
     max_upload_mb: int = Field(1024, ge=1, le=1_048_576, description="Largest upload, in MiB.")
     max_columns: int = Field(2_000, ge=1, le=100_000, description="Widest dataset.")
     max_rows: int = Field(1_000_000_000, ge=1, description="Longest dataset.")
-    memory_limit_mb: int = Field(1_024, ge=64, description="What duckdb may use, in MiB; past it, it spills to disk.")
-    sample_rows: int = Field(50_000, ge=100, description="Rows of the seeded sample that detectors are fitted on.")
-    keep_results_days: float = Field(30.0, gt=0, description="`cleanup` removes ended jobs and their files after this.")
+    memory_limit_mb: int = Field(
+        1_024, ge=64, description="What duckdb may use, in MiB; past it, it spills to disk."
+    )
+    sample_rows: int = Field(
+        50_000, ge=100, description="Rows of the seeded sample that detectors are fitted on."
+    )
+    keep_results_days: float = Field(
+        30.0, gt=0, description="`cleanup` removes ended jobs and their files after this."
+    )
 
 
 class JobSettings(Section):
     """The job engine's promises, in seconds."""
 
-    lease_s: Seconds = Field(20.0, description="A job whose worker was not heard of for this long is queued again.")
+    lease_s: Seconds = Field(
+        20.0, description="A job whose worker was not heard of for this long is queued again."
+    )
     heartbeats_per_lease: int = Field(4, ge=2, le=20, description="Renewals within one lease.")
-    rescue_every_s: Seconds = Field(2.0, description="How often expired leases and lost messages are looked for.")
+    rescue_every_s: Seconds = Field(
+        2.0, description="How often expired leases and lost messages are looked for."
+    )
     lost_message_after_s: Seconds = Field(
-        10.0, description="A queued job that is in no queue this long after it was published is published again."
+        10.0,
+        description="A queued job that is in no queue this long after it was published is published again.",
     )
     promote_every_s: Seconds = Field(0.5, description="How often waiting jobs that are due are queued.")
-    cancel_grace_s: Seconds = Field(1.0, description="A cancelled job that has not stopped by itself is killed after this.")
-    cancel_poll_s: Seconds = Field(0.4, description="How often a worker looks for cancelled jobs among its own.")
+    cancel_grace_s: Seconds = Field(
+        1.0, description="A cancelled job that has not stopped by itself is killed after this."
+    )
+    cancel_poll_s: Seconds = Field(
+        0.4, description="How often a worker looks for cancelled jobs among its own."
+    )
     time_limit_s: Seconds = Field(3_600.0, description="Of one attempt, unless the job names another.")
     max_time_limit_s: Seconds = Field(4 * 3_600.0, description="The longest limit a job may name.")
-    max_lost_attempts: int = Field(3, ge=1, le=20, description="A job that killed its worker this often is a dead letter.")
+    max_lost_attempts: int = Field(
+        3, ge=1, le=20, description="A job that killed its worker this often is a dead letter."
+    )
     progress_every_s: Seconds = Field(0.5, description="Progress is written at most this often.")
     max_request_kb: int = Field(1_024, ge=1, le=16_384, description="Largest request, in KiB of JSON.")
 
@@ -108,17 +132,24 @@ class WorkerSettings(Section):
     """Celery worker processes."""
 
     cpu_concurrency: int = Field(2, ge=1, le=256, description="Child processes of a worker for CPU work.")
-    io_concurrency: int = Field(8, ge=1, le=512, description="Threads of a worker for reports and notifications.")
-    max_tasks_per_child: int = Field(500, ge=1, description="A child process is replaced after this many tasks.")
+    io_concurrency: int = Field(
+        8, ge=1, le=512, description="Threads of a worker for reports and notifications."
+    )
+    max_tasks_per_child: int = Field(
+        500, ge=1, description="A child process is replaced after this many tasks."
+    )
     run_maintenance: bool = Field(
-        True, description="Workers of the default queue promote and rescue, so that an installation without beat is safe."
+        True,
+        description="Workers of the default queue promote and rescue, so that an installation without beat is safe.",
     )
 
 
 class WebSettings(Section):
     """The web page and its JSON interface."""
 
-    host: str = Field("127.0.0.1", description="Address to listen on. Anything but loopback needs an API key.")
+    host: str = Field(
+        "127.0.0.1", description="Address to listen on. Anything but loopback needs an API key."
+    )
     port: int = Field(8080, ge=0, le=65_535, description="Port to listen on; 0 takes a free one.")
     api_key: SecretStr | None = Field(None, description="Asked for in X-API-Key or as a bearer token.")
 
@@ -197,9 +228,7 @@ class Settings(BaseSettings):
                 f"({jobs.heartbeats_per_lease}) must be at least 0.2 s"
             )
         if self.web.host not in {"127.0.0.1", "::1", "localhost"} and self.web.api_key is None:
-            raise ValueError(
-                f"web.host ({self.web.host}) is not loopback, so web.api_key must be set"
-            )
+            raise ValueError(f"web.host ({self.web.host}) is not loopback, so web.api_key must be set")
         for name in ("url", "broker_url", "results_url", "streams_url"):
             secret = getattr(self.redis, name)
             if secret is not None:

@@ -35,9 +35,7 @@ class JobState(StrEnum):
 ALLOWED: Mapping[JobState, frozenset[JobState]] = MappingProxyType(
     {
         JobState.WAITING: frozenset({JobState.QUEUED, JobState.CANCELLED, JobState.DEAD}),
-        JobState.QUEUED: frozenset(
-            {JobState.RUNNING, JobState.WAITING, JobState.CANCELLED, JobState.DEAD}
-        ),
+        JobState.QUEUED: frozenset({JobState.RUNNING, JobState.WAITING, JobState.CANCELLED, JobState.DEAD}),
         JobState.RUNNING: frozenset(
             {
                 JobState.SUCCEEDED,

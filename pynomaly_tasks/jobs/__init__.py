@@ -1,1 +1,1 @@
-
+"""The job engine: submit, run, settle, rescue, cancel, replay."""

@@ -52,4 +52,5 @@ class Kind:
     queue: str
     request_model: type[BaseModel]
     perform: Callable[[JobContext, Any, Any], Outcome]  #: (context, request, services)
+    check: Callable[[Any, Any], None] | None = None  #: (request, datasets), cheap, before the job is stored
     time_limit_s: float | None = None  #: of one attempt, unless the job names its own

@@ -1,1 +1,49 @@
+"""Every kind of job: its request, and the work it does. Importing this loads pydantic only."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from pynomaly_tasks.jobs.context import Kind
+from pynomaly_tasks.kinds import detect_anomalies, generate_report, profile_dataset, send_notification
+
+
+def _check_dataset(request: Any, datasets: Any) -> None:
+    datasets.check(request.dataset)
+
+
+KINDS: Mapping[str, Kind] = MappingProxyType(
+    {
+        kind.name: kind
+        for kind in (
+            Kind(
+                name="detect_anomalies",
+                queue="anomaly_detection",
+                request_model=detect_anomalies.DetectAnomaliesRequest,
+                perform=detect_anomalies.perform,
+                check=_check_dataset,
+            ),
+            Kind(
+                name="profile_dataset",
+                queue="data_processing",
+                request_model=profile_dataset.ProfileDatasetRequest,
+                perform=profile_dataset.perform,
+                check=_check_dataset,
+            ),
+            Kind(
+                name="generate_report",
+                queue="reports",
+                request_model=generate_report.GenerateReportRequest,
+                perform=generate_report.perform,
+            ),
+            Kind(
+                name="send_notification",
+                queue="notifications",
+                request_model=send_notification.SendNotificationRequest,
+                perform=send_notification.perform,
+            ),
+        )
+    }
+)

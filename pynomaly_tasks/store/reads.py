@@ -23,6 +23,7 @@ class JobFilter:
 
     states: Collection[JobState] | None = None
     kind: str | None = None
+    queue: str | None = None
     tag: str | None = None
     owner: str | None = None
     dead_reason: DeadReason | None = None
@@ -117,6 +118,12 @@ class Reads:
         owns = row.attempt == attempt and row.state == JobState.RUNNING
         return owns, row.cancel_requested_at is not None
 
+    def has_due_jobs(self) -> bool:
+        """Whether a waiting job's time has come; it may still be behind its ordering key."""
+        query = select(jobs.c.seq).where(jobs.c.state == JobState.WAITING, jobs.c.run_at <= server_now())
+        with self._db.reading() as connection:
+            return connection.execute(query.limit(1)).one_or_none() is not None
+
     def list_published_before(self, age_s: float, limit: int) -> list[Job]:
         """Queued jobs whose message was sent at least that long ago and is not taken yet."""
         query = (
@@ -143,6 +150,8 @@ class Reads:
             conditions.append(jobs.c.state.in_(list(which.states)))
         if which.kind is not None:
             conditions.append(jobs.c.kind == which.kind)
+        if which.queue is not None:
+            conditions.append(jobs.c.queue == which.queue)
         if which.owner is not None:
             conditions.append(jobs.c.owner == which.owner)
         if which.dead_reason is not None:

@@ -1,1 +1,1 @@
-
+"""The Celery tasks, one file a queue."""

@@ -1,0 +1,39 @@
+"""What the engine needs from its neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from pynomaly_tasks.core.job import Job
+
+
+class Queue(Protocol):
+    """The broker. A message is a doorbell: losing one delays its job, repeating one does nothing."""
+
+    def publish(self, jobs: Sequence[Job]) -> None:
+        """Ring for each job, in order. Raises BrokerUnavailable; some may have been sent then."""
+
+    def n_ready(self, queue: str) -> int:
+        """Messages waiting in the queue. Raises BrokerUnavailable."""
+
+    def ready_ids(self, queue: str) -> Collection[str]:
+        """Ids of the jobs whose message waits in the queue. Raises BrokerUnavailable."""
+
+
+class Updates(Protocol):
+    """Live updates for people watching; best effort."""
+
+    def publish(self, update: Mapping[str, Any]) -> None:
+        """Send; never raises, never waits long."""
+
+
+class ArtifactWriter(Protocol):
+    """Where the files of a job go."""
+
+    def put(self, job_id: str, attempt: int, name: str, path: Path) -> str:
+        """Keep the file; its key."""
+
+    def delete_job(self, job_id: str) -> None:
+        """Remove all files of the job."""

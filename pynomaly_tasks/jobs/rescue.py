@@ -1,0 +1,115 @@
+"""What keeps the promises when processes die: expired leases, lost messages, due and overdue jobs."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from dataclasses import dataclass
+
+from pynomaly_tasks.core.job import Job, JobState
+from pynomaly_tasks.jobs.announce import announce
+from pynomaly_tasks.jobs.ports import Queue, Updates
+from pynomaly_tasks.jobs.submit import Submitter
+from pynomaly_tasks.store.reads import JobFilter
+from pynomaly_tasks.store.store import Store
+
+log = logging.getLogger(__name__)
+
+#: Rows a pass takes at once, so that no transaction is long; the next pass takes the rest.
+BATCH = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rescued:
+    """What one pass did."""
+
+    n_lost_attempts: int = 0
+    n_republished: int = 0
+    n_overdue: int = 0
+
+
+class Rescuer:
+    """Any number of processes may run this at once; each row is taken by one of them."""
+
+    def __init__(
+        self,
+        store: Store,
+        queue: Queue,
+        submitter: Submitter,
+        updates: Updates,
+        *,
+        max_lost_attempts: int,
+        lost_message_after_s: float,
+    ) -> None:
+        self._store = store
+        self._queue = queue
+        self._submitter = submitter
+        self._updates = updates
+        self._max_lost_attempts = max_lost_attempts
+        self._lost_message_after_s = lost_message_after_s
+
+    def promote(self) -> int:
+        """Queue the waiting jobs that are due; how many."""
+        jobs = self._store.promote_due(BATCH) if self._store.has_due_jobs() else []
+        self._submitter.ring(jobs)
+        for job in jobs:
+            announce(self._updates, job)
+        return len(jobs)
+
+    def rescue(self) -> Rescued:
+        """One pass over everything that a crash can have left. Raises Unavailable; the next pass repeats."""
+        return Rescued(
+            n_lost_attempts=self._lose_expired(),
+            n_overdue=self._bury_overdue(),
+            n_republished=self._republish_lost(),
+        )
+
+    def _lose_expired(self) -> int:
+        changes = self._store.lose_expired(self._max_lost_attempts, BATCH)
+        for change in changes:
+            log.warning(
+                "lease_expired",
+                extra={
+                    "job_id": change.job.id,
+                    "attempt": change.job.attempt,
+                    "state": change.job.state.value,
+                },
+            )
+            self._submitter.ring(change.queued)
+            announce(self._updates, change.job)
+        return len(changes)
+
+    def _bury_overdue(self) -> int:
+        changes = self._store.bury_overdue(BATCH)
+        for change in changes:
+            self._submitter.ring(change.queued)
+            announce(self._updates, change.job)
+        return len(changes)
+
+    def _republish_lost(self) -> int:
+        """Ring again for the queued jobs whose message is in no queue.
+
+        That covers a publish that failed, a message that died with a worker, and a Redis that
+        came back without its data. A message that a live worker has just taken looks the same;
+        ringing twice for a job does nothing.
+        """
+        suspects: dict[str, list[Job]] = defaultdict(list)
+        for job in self._store.list_published_before(self._lost_message_after_s, BATCH):
+            suspects[job.queue].append(job)
+        n_republished = 0
+        for queue, jobs in suspects.items():
+            lost = self._lost(queue, jobs)
+            if lost:
+                log.warning("messages_lost", extra={"queue": queue, "n_jobs": len(lost)})
+                self._queue.publish(lost)
+                n_republished += len(lost)
+            self._store.mark_published([job.id for job in jobs])
+        return n_republished
+
+    def _lost(self, queue: str, jobs: list[Job]) -> list[Job]:
+        # Counting is one command; reading the ids costs as much as the queue is long.
+        n_queued = self._store.count_jobs(JobFilter(states=[JobState.QUEUED], queue=queue))
+        if self._queue.n_ready(queue) >= n_queued:
+            return []
+        ready = self._queue.ready_ids(queue)
+        return [job for job in jobs if job.id not in ready]

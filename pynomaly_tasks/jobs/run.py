@@ -1,0 +1,277 @@
+"""Running one attempt: claim, resolve, perform, settle, report."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pynomaly_tasks.core.job import (
+    AttemptOutcome,
+    DeadReason,
+    Job,
+    JobError,
+    JobState,
+    Progress,
+)
+from pynomaly_tasks.errors import Interrupted, JobCancelled, StaleAttempt, TimeLimitExceeded
+from pynomaly_tasks.jobs.announce import announce
+from pynomaly_tasks.jobs.context import Kind, Outcome
+from pynomaly_tasks.jobs.ports import ArtifactWriter, Updates
+from pynomaly_tasks.jobs.submit import Submitter
+from pynomaly_tasks.jobs.validation import validated
+from pynomaly_tasks.store.store import Store
+from pynomaly_tasks.store.transitions import Changed, Settlement
+
+log = logging.getLogger(__name__)
+
+_MAX_ERROR_CHARACTERS = 4_000
+_MAX_TRACEBACK_CHARACTERS = 20_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """What came of a delivery."""
+
+    job: Job
+    ran: bool  #: False when the delivery found nothing to do
+    error: BaseException | None = None  #: what the attempt raised
+
+
+class RunningAttempt:
+    """The `JobContext` of one attempt."""
+
+    def __init__(
+        self,
+        job: Job,
+        scratch: Path,
+        store: Store,
+        updates: Updates,
+        *,
+        write_every_s: float,
+        time_limit_s: float,
+        on_progress: Callable[[Progress], None],
+    ) -> None:
+        self._job = job
+        self._scratch = scratch
+        self._store = store
+        self._updates = updates
+        self._write_every_s = write_every_s
+        self._on_progress = on_progress
+        self._looked_at_s = time.monotonic()
+        self._wrote_at_s = float("-inf")
+        self.stop_at_s = time.monotonic() + time_limit_s
+        self.thread_id = threading.get_ident()
+
+    @property
+    def job_id(self) -> str:
+        """The job."""
+        return self._job.id
+
+    @property
+    def attempt(self) -> int:
+        """Which try this is, from 1."""
+        return self._job.attempt
+
+    @property
+    def scratch(self) -> Path:
+        """This attempt's directory."""
+        return self._scratch
+
+    def progress(self, current: int, total: int, status: str) -> None:
+        """Write the progress, at most every ``write_every_s``; raise when the job must stop."""
+        now = time.monotonic()
+        if now - self._wrote_at_s < self._write_every_s:
+            self.checkpoint()
+            return
+        self._wrote_at_s = self._looked_at_s = now
+        progress = Progress(current=current, total=total, status=status)
+        if self._store.record_progress(self.job_id, self.attempt, progress):
+            raise JobCancelled(f"job {self.job_id} was cancelled")
+        announce(self._updates, self._job, progress)
+        self._on_progress(progress)
+        self._check_time(now)
+
+    def checkpoint(self) -> None:
+        """Raise when the job is cancelled, out of time, or another attempt's."""
+        now = time.monotonic()
+        self._check_time(now)
+        if now - self._looked_at_s < self._write_every_s:
+            return
+        self._looked_at_s = now
+        owns, cancelled = self._store.check_attempt(self.job_id, self.attempt)
+        if not owns:
+            raise StaleAttempt(f"attempt {self.attempt} no longer owns job {self.job_id}")
+        if cancelled:
+            raise JobCancelled(f"job {self.job_id} was cancelled")
+
+    def _check_time(self, now: float) -> None:
+        if now > self.stop_at_s:
+            raise TimeLimitExceeded(f"job {self.job_id} ran longer than its time limit")
+
+
+class Runner:
+    """Runs attempts in this process."""
+
+    def __init__(
+        self,
+        store: Store,
+        submitter: Submitter,
+        updates: Updates,
+        artifacts: ArtifactWriter,
+        kinds: Mapping[str, Kind],
+        services: object,
+        *,
+        lease_s: float,
+        write_every_s: float,
+        time_limit_s: float,
+        scratch_root: Path,
+    ) -> None:
+        self._store = store
+        self._submitter = submitter
+        self._updates = updates
+        self._artifacts = artifacts
+        self._kinds = kinds
+        self._services = services
+        self._lease_s = lease_s
+        self._write_every_s = write_every_s
+        self._time_limit_s = time_limit_s
+        self._scratch_root = scratch_root
+        #: Attempts running in this process, by job; the worker's watch reads it.
+        self.running: dict[str, RunningAttempt] = {}
+
+    def run(
+        self,
+        job_id: str,
+        worker: str,
+        *,
+        on_start: Callable[[Job], None] = lambda job: None,
+        on_progress: Callable[[Progress], None] = lambda progress: None,
+    ) -> Finished:
+        """Run the job once, if it may run now. Raises NotFound for a job that is not stored.
+
+        A delivery of a job that is running, waiting or ended does nothing: it is normal, and
+        answered with the job as it stands.
+        """
+        job, claimed = self._store.claim(job_id, worker, self._lease_s)
+        if not claimed:
+            log.info("delivery_ignored", extra={"job_id": job_id, "state": job.state.value})
+            return Finished(job=job, ran=False)
+        announce(self._updates, job)
+        on_start(job)
+        error: BaseException | None = None
+        started = time.monotonic()
+        self._scratch_root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(
+            prefix=f"{job.id}-{job.attempt}-", dir=self._scratch_root, ignore_cleanup_errors=True
+        ) as scratch:
+            try:
+                settlement = self._perform(job, Path(scratch), on_progress, started)
+            except Exception as raised:
+                error = raised
+                settlement = self._after_error(job, raised)
+        try:
+            changed = self._store.settle(job.id, job.attempt, settlement)
+        except StaleAttempt as stale:
+            # Another attempt has the job, or it ended: this one's result counts for nothing.
+            log.warning("late_result_refused", extra={"job_id": job.id, "attempt": job.attempt})
+            return Finished(job=self._store.get_job(job.id), ran=False, error=stale)
+        self.report(changed)
+        return Finished(job=changed.job, ran=True, error=error)
+
+    def report(self, changed: Changed) -> None:
+        """Ring for the jobs that a change let into their queue, and tell who watches."""
+        self._submitter.ring(changed.queued)
+        announce(self._updates, changed.job)
+
+    def _perform(
+        self, job: Job, scratch: Path, on_progress: Callable[[Progress], None], started: float
+    ) -> Settlement:
+        kind = self._kinds.get(job.kind)
+        if kind is None:
+            message = f"no worker code for {job.kind!r}; the kinds here are {', '.join(sorted(self._kinds))}"
+            return Settlement(
+                state=JobState.DEAD,
+                outcome=AttemptOutcome.FAILED,
+                error=JobError(type="UnknownTask", message=message),
+                dead_reason=DeadReason.UNKNOWN_TASK,
+            )
+        context = RunningAttempt(
+            job,
+            scratch,
+            self._store,
+            self._updates,
+            write_every_s=self._write_every_s,
+            time_limit_s=job.time_limit_s or self._time_limit_s,
+            on_progress=on_progress,
+        )
+        self.running[job.id] = context
+        try:
+            outcome = kind.perform(context, validated(kind.request_model, job.request), self._services)
+            artifacts = {
+                name: self._artifacts.put(job.id, job.attempt, name, path)
+                for name, path in outcome.files.items()
+            }
+        finally:
+            self.running.pop(job.id, None)
+        return Settlement(
+            state=JobState.SUCCEEDED,
+            outcome=AttemptOutcome.SUCCEEDED,
+            summary=_summary(job, outcome, time.monotonic() - started),
+            detail=outcome.detail,
+            artifacts=artifacts,
+        )
+
+    @staticmethod
+    def _after_error(job: Job, error: Exception) -> Settlement:
+        described = JobError(
+            type=type(error).__name__,
+            message=_printable(str(error), _MAX_ERROR_CHARACTERS),
+            traceback=_printable("".join(traceback.format_exception(error)), _MAX_TRACEBACK_CHARACTERS),
+        )
+        if isinstance(error, JobCancelled):
+            return Settlement(state=JobState.CANCELLED, outcome=AttemptOutcome.CANCELLED, error=described)
+        if isinstance(error, Interrupted) or described.type == "SoftTimeLimitExceeded":
+            limit = "the setting's" if job.time_limit_s is None else f"{job.time_limit_s:g} s"
+            described = JobError(
+                type="TimeLimitExceeded",
+                message=f"the attempt was stopped at its time limit ({limit}); submit it with a longer time_limit_s",
+                traceback=described.traceback,
+            )
+            return Settlement(state=JobState.FAILED, outcome=AttemptOutcome.TIMED_OUT, error=described)
+        if not getattr(error, "retryable", True):
+            return Settlement(state=JobState.FAILED, outcome=AttemptOutcome.FAILED, error=described)
+        if job.n_failed < job.retry.max_retries:
+            return Settlement(
+                state=JobState.WAITING,
+                outcome=AttemptOutcome.FAILED,
+                error=described,
+                retry_delay_s=job.retry.delay_s(job.n_failed + 1),
+            )
+        return Settlement(
+            state=JobState.DEAD,
+            outcome=AttemptOutcome.FAILED,
+            error=described,
+            dead_reason=DeadReason.RETRIES_USED_UP,
+        )
+
+
+def _summary(job: Job, outcome: Outcome, processing_time_s: float) -> dict[str, object]:
+    return {
+        "job_id": job.id,
+        "status": JobState.SUCCEEDED.value,
+        "anomalies_found": outcome.anomalies_found,
+        "processing_time": round(processing_time_s, 6),
+        **outcome.summary,
+    }
+
+
+def _printable(text: str, limit: int) -> str:
+    """PostgreSQL keeps no NUL; the end of a long text says more than its middle."""
+    text = text.replace("\x00", "\\x00")
+    return text if len(text) <= limit else f"{text[: limit // 4]}\n[...]\n{text[-(limit * 3) // 4 :]}"

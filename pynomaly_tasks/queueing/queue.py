@@ -1,0 +1,135 @@
+"""The broker as the job engine sees it: ring for a job, see which rings are still waiting."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import orjson
+import redis
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+from pynomaly_tasks.core.job import Job
+from pynomaly_tasks.errors import BrokerUnavailable
+from pynomaly_tasks.queueing.app import (
+    KILL_AFTER_LIMIT_S,
+    PRIORITY_STEPS,
+    TASK_PREFIX,
+    redis_priority,
+)
+from pynomaly_tasks.settings import RedisSettings
+
+
+_SEPARATOR = "\x06\x16"  # kombu's, between a queue's name and its priority
+_SHOWN_CHARACTERS = 1_024
+_IDS_PER_READ = 1_000
+
+
+class CeleryQueue:
+    """Publishes jobs as Celery messages that carry the job's id as the task's."""
+
+    def __init__(self, app: Celery, settings: RedisSettings) -> None:
+        self._app = app
+        self._settings = settings
+        self._local = threading.local()
+
+    def publish(self, jobs: Sequence[Job]) -> None:
+        """Ring for each job; several go in one pipeline. Raises BrokerUnavailable."""
+        try:
+            self._publish(jobs)
+        except BrokerUnavailable:
+            # A pooled connection that Redis closed shows at its first use. Ringing twice is harmless.
+            self._publish(jobs)
+
+    def _publish(self, jobs: Sequence[Job]) -> None:
+        with mapped_errors(), self._app.producer_or_acquire() as producer:
+            if len(jobs) == 1:
+                self._send(producer, jobs[0])
+                return
+            with producer.batch():
+                for job in jobs:
+                    self._send(producer, job)
+
+    def _send(self, producer: Any, job: Job) -> None:
+        envelope = job.envelope
+        limit_s = job.time_limit_s
+        message = self._app.amqp.create_task_message(
+            job.id,
+            TASK_PREFIX + job.kind,
+            args=(),
+            kwargs=job.request,
+            group_id=envelope.get("group_id"),
+            group_index=envelope.get("group_index"),
+            chord=envelope.get("chord"),
+            chain=envelope.get("chain"),
+            callbacks=envelope.get("link"),
+            errbacks=envelope.get("link_error"),
+            reply_to=envelope.get("reply_to"),
+            shadow=envelope.get("shadow"),
+            ignore_result=envelope.get("ignore_result", False),
+            replaced_task_nesting=envelope.get("replaced_task_nesting", 0),
+            stamped_headers=envelope.get("stamped_headers"),
+            **envelope.get("stamps", {}),
+            root_id=job.root_id,
+            parent_id=job.parent_id,
+            time_limit=None if limit_s is None else limit_s + KILL_AFTER_LIMIT_S,
+            soft_time_limit=limit_s,
+            argsrepr="()",
+            kwargsrepr=orjson.dumps(job.request).decode()[:_SHOWN_CHARACTERS],
+        )
+        self._app.amqp.send_task_message(
+            producer, TASK_PREFIX + job.kind, message, queue=job.queue, priority=redis_priority(job.priority)
+        )
+
+    def n_ready(self, queue: str) -> int:
+        """Messages waiting in the queue, over all priorities."""
+        with mapped_errors(), self._client().pipeline(transaction=False) as pipeline:
+            for key in _keys(queue):
+                pipeline.llen(key)
+            return sum(pipeline.execute())
+
+    def ready_ids(self, queue: str) -> set[str]:
+        """Ids of the jobs whose message waits in the queue; reads the whole queue."""
+        ids: set[str] = set()
+        with mapped_errors():
+            for key in _keys(queue):
+                start = 0
+                while messages := self._client().lrange(key, start, start + _IDS_PER_READ - 1):
+                    ids.update(filter(None, map(_job_id, messages)))
+                    start += _IDS_PER_READ
+        return ids
+
+    def _client(self) -> redis.Redis:
+        client: redis.Redis | None = getattr(self._local, "client", None)
+        if client is None:
+            client = self._local.client = redis.Redis.from_url(
+                self._settings.broker(),
+                socket_timeout=self._settings.socket_timeout_s,
+                socket_connect_timeout=self._settings.connect_timeout_s,
+            )
+        return client
+
+
+def _keys(queue: str) -> list[str]:
+    return [queue if step == 0 else f"{queue}{_SEPARATOR}{step}" for step in PRIORITY_STEPS]
+
+
+def _job_id(message: bytes) -> str | None:
+    """None for a message that is not Celery's; the worker deals with it."""
+    try:
+        job_id = orjson.loads(message)["headers"]["id"]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return None
+    return job_id if isinstance(job_id, str) else None
+
+
+@contextmanager
+def mapped_errors() -> Iterator[None]:
+    """Turn kombu's, redis' and the socket's errors into BrokerUnavailable."""
+    try:
+        yield
+    except (OperationalError, redis.RedisError, OSError) as error:
+        raise BrokerUnavailable(f"the broker gave no answer: {error}") from error

@@ -1,0 +1,74 @@
+"""The worker's consumer: it survives a broker that goes away, and keeps what it cannot read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import structlog
+from celery.worker.consumer import Consumer
+from celery.worker.consumer.consumer import COLLECT_SOCKET_TIMEOUT, bound_open_broker_sockets
+
+from pynomaly_tasks.bootstrap import current_platform
+from pynomaly_tasks.core.job import DeadReason
+from pynomaly_tasks.errors import StoreUnavailable
+
+log = structlog.get_logger(__name__)
+
+
+class JobConsumer(Consumer):  # type: ignore[misc]  # Celery has no types
+    """Celery's consumer with two differences, each named at its method."""
+
+    def on_connection_error_after_connected(self, exc: Exception) -> None:
+        """Reconnect without closing the connection object.
+
+        Celery 5.7.0 sets it to None here; with a task in flight over Redis the main process then
+        exits with "'NoneType' object has no attribute 'hostname'".
+        """
+        log.warning("broker_connection_lost", error=repr(exc))
+        bound_open_broker_sockets(self.connection, COLLECT_SOCKET_TIMEOUT)
+        try:
+            self.connection.collect(socket_timeout=COLLECT_SOCKET_TIMEOUT)
+        except Exception as error:  # whatever a broken connection raises: a new one follows
+            log.debug("broker_connection_not_collected", error=repr(error))
+
+    def on_unknown_message(self, body: Any, message: Any) -> None:
+        """A message that is not a task: into the dead letters, with its bytes."""
+        self._keep(message, DeadReason.UNREADABLE, "this is not a task message")
+        super().on_unknown_message(body, message)
+
+    def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
+        """A task that no worker here has: into the dead letters."""
+        self._keep(message, DeadReason.UNKNOWN_TASK, f"no worker here has the task {exc}")
+        super().on_unknown_task(body, message, exc)
+
+    def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:
+        """A task message that breaks Celery's protocol: into the dead letters."""
+        self._keep(message, DeadReason.UNREADABLE, str(exc))
+        super().on_invalid_task(body, message, exc)
+
+    def on_decode_error(self, message: Any, exc: Exception) -> None:
+        """A body that cannot be decoded: into the dead letters."""
+        self._keep(message, DeadReason.UNREADABLE, str(exc))
+        super().on_decode_error(message, exc)
+
+    def _keep(self, message: Any, reason: DeadReason, why: str) -> None:
+        body = message.body
+        headers = message.headers if isinstance(message.headers, dict) else {}
+        task = headers.get("task")
+        try:
+            current_platform().store.add_unreadable(
+                str((message.delivery_info or {}).get("routing_key") or "unknown")[:100],
+                str(task)[:255] if task else None,
+                body if isinstance(body, bytes) else str(body).encode(errors="surrogateescape"),
+                reason,
+                why,
+            )
+        except StoreUnavailable as error:
+            # Without the store nothing can be kept: the log is the last place for it.
+            log.error(
+                "dead_letter_not_stored",
+                reason=reason.value,
+                why=why,
+                body=repr(body)[:2_000],
+                error=str(error),
+            )

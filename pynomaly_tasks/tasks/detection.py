@@ -1,0 +1,7 @@
+"""Tasks of the queue ``anomaly_detection``."""
+
+from __future__ import annotations
+
+from pynomaly_tasks.tasks.register import job_task
+
+detect_anomalies = job_task("detect_anomalies")

@@ -1,0 +1,96 @@
+"""Promotion, rescue and housekeeping: a thread in the workers of the default queue, and plain tasks."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import asdict
+from typing import Any
+
+import structlog
+from celery import bootsteps
+
+from pynomaly_tasks.bootstrap import app, current_platform
+from pynomaly_tasks.errors import PynomalyError
+
+log = structlog.get_logger(__name__)
+
+_DAY_S = 86_400.0
+_BATCH = 500
+
+
+class Maintenance(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no types
+    """Promotes and rescues in the worker's parent process, without the broker's help.
+
+    As a task it would wait in the queue whose loss it is there to mend. Any number of workers may
+    run it: each row is taken by one.
+    """
+
+    requires = ("celery.worker.components:Pool",)
+
+    def __init__(self, parent: Any, **kwargs: Any) -> None:
+        super().__init__(parent, **kwargs)
+        self._stopped = threading.Event()
+
+    def start(self, parent: Any) -> None:
+        """Start the thread, on workers that serve the default queue."""
+        if (
+            current_platform().settings.workers.run_maintenance
+            and "default" in parent.app.amqp.queues.consume_from
+        ):
+            threading.Thread(target=self._maintain, name="maintenance", daemon=True).start()
+
+    def stop(self, parent: Any) -> None:
+        """End the thread after its current pass."""
+        self._stopped.set()
+
+    terminate = stop
+
+    def _maintain(self) -> None:
+        platform = current_platform()
+        jobs = platform.settings.jobs
+        rescue_at_s = 0.0
+        while not self._stopped.wait(jobs.promote_every_s):
+            try:
+                platform.rescuer.promote()
+                if time.monotonic() >= rescue_at_s:
+                    rescue_at_s = time.monotonic() + jobs.rescue_every_s
+                    platform.rescuer.rescue()
+            except PynomalyError as error:
+                log.warning("maintenance_postponed", error=str(error))
+
+
+@app.task(name="pynomaly.tasks.rescue", ignore_result=False, acks_late=False)
+def rescue() -> dict[str, int]:
+    """One pass of promotion and rescue, at once; the counts of what it did."""
+    platform = current_platform()
+    n_promoted = platform.rescuer.promote()
+    return {"n_promoted": n_promoted, **asdict(platform.rescuer.rescue())}
+
+
+@app.task(name="pynomaly.tasks.cleanup", ignore_result=False)
+def cleanup() -> dict[str, int]:
+    """Remove jobs that ended longer ago than ``data.keep_results_days``, and their files."""
+    platform = current_platform()
+    age_s = platform.settings.data.keep_results_days * _DAY_S
+    n_removed = 0
+    while job_ids := platform.store.list_ended_before(age_s, _BATCH):
+        for job_id in job_ids:
+            platform.artifacts.delete_job(job_id)
+        n_removed += platform.store.delete_jobs(job_ids)
+    return {"n_removed": n_removed}
+
+
+@app.task(name="pynomaly.tasks.monitor_health", ignore_result=False)
+def monitor_health() -> dict[str, Any]:
+    """How many jobs each queue has in each state, and how many messages wait; also sent to ``health:stream``."""
+    platform = current_platform()
+    counts: dict[str, dict[str, int]] = {}
+    for (queue, job_state), n_jobs in platform.store.count_by_state().items():
+        counts.setdefault(queue, {})[job_state.value] = n_jobs
+    ready = {queue: platform.queue.n_ready(queue) for queue in counts}
+    report = {"type": "health", "jobs": counts, "messages_ready": ready, "at": time.time()}
+    from pynomaly_tasks.realtime.streams import HEALTH_STREAM
+
+    platform.updates.publish(report, stream=HEALTH_STREAM)
+    return report

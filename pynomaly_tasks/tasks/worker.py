@@ -1,0 +1,55 @@
+"""Turns the app into a worker for some queues: what each file under ``workers/`` calls."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from celery import Celery
+from celery.signals import celeryd_after_setup, worker_init, worker_process_init
+
+from pynomaly_tasks.bootstrap import app, current_platform
+from pynomaly_tasks.queueing.app import QUEUES
+from pynomaly_tasks.settings import current_settings
+from pynomaly_tasks.tasks import detection, maintenance, notifications, processing, reports
+from pynomaly_tasks.tasks.watch import Watch
+
+#: Every module that defines tasks.
+TASK_MODULES = (detection, processing, reports, notifications, maintenance)
+
+
+def build_worker(
+    queues: Sequence[str] = tuple(QUEUES), *, pool: Literal["prefork", "threads"], preload: Sequence[str] = ()
+) -> Celery:
+    """The app as a worker for ``queues`` (``-Q``, ``-P`` and ``-c`` still win).
+
+    ``preload``: modules that the parent imports before it forks, which its children then share;
+    they are imported only, since a parent that has used BLAS or polars hangs its children.
+    """
+    settings = current_settings()
+    app.conf.worker_pool = pool
+    app.conf.worker_concurrency = (
+        settings.workers.cpu_concurrency if pool == "prefork" else settings.workers.io_concurrency
+    )
+    app.steps["worker"].add(Watch)
+    app.steps["worker"].add(maintenance.Maintenance)
+
+    def choose_queues(instance: Any, **kwargs: Any) -> None:  # noqa: ARG001  Celery's signature
+        if not instance.app.amqp.queues._consume_from:
+            instance.app.amqp.queues.select(list(queues))
+
+    def prepare_parent(**kwargs: Any) -> None:  # noqa: ARG001  Celery's signature
+        for module in preload:
+            importlib.import_module(module)
+        platform = current_platform()
+        _ = platform.store, platform.runner  # migrated and checked before the first job
+
+    celeryd_after_setup.connect(choose_queues, weak=False)
+    worker_init.connect(prepare_parent, weak=False)
+    worker_process_init.connect(_prepare_child, weak=False)
+    return app
+
+
+def _prepare_child(**kwargs: Any) -> None:  # noqa: ARG001  Celery's signature
+    _ = current_platform().runner

@@ -1,0 +1,1 @@
+"""One file, one process, one line of the Procfile."""

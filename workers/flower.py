@@ -1,0 +1,5 @@
+"""Celery's own view of the workers: ``celery -A workers.flower flower``."""
+
+from pynomaly_tasks.tasks.worker import TASK_MODULES, app
+
+__all__ = ["TASK_MODULES", "app"]
