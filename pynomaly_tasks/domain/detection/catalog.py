@@ -7,11 +7,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from pynomaly_tasks.domain.detection.pyod_classes import pyod_classes
 from pynomaly_tasks.domain.detection.series_params import MAX_POINTS, SERIES_PARAMS
 from pynomaly_tasks.domain.detection.tabular_params import (
     EXACT_ROWS,
@@ -64,8 +65,9 @@ class DetectorSpec(BaseModel):
     @field_validator("name")
     @classmethod
     def _known(cls, name: str) -> str:
-        if find_detector(name) is None:
-            raise PydanticCustomError("unknown_detector", "{message}", {"message": _unknown_detector(name)})
+        problem = _unknown_detector(name) if find_detector(name) is None else _unknown_class(name)
+        if problem is not None:
+            raise PydanticCustomError("unknown_detector", "{problem}", {"problem": problem})
         return name
 
     @field_validator("params")
@@ -101,16 +103,22 @@ class EnsembleParams(TabularParams):
     )
     combine: Literal["mean", "max"] = Field(default="mean", description="of the members' ranks")
 
-    @model_validator(mode="after")
-    def _plain_members(self) -> Self:
-        for member in self.members:
-            if member.name == "ensemble" or member.entry().kind != "tabular":
-                raise PydanticCustomError(
-                    "bad_member",
-                    "{name} cannot be a member: an ensemble takes detectors for tables, not another ensemble",
-                    {"name": member.name},
-                )
-        return self
+    @field_validator("members")
+    @classmethod
+    def _for_tables(cls, members: tuple[DetectorSpec, ...]) -> tuple[DetectorSpec, ...]:
+        return check_members(members)
+
+
+def check_members(members: tuple[DetectorSpec, ...]) -> tuple[DetectorSpec, ...]:
+    """The same, if each can be a member of an ensemble; for use in validators."""
+    for member in members:
+        if member.name == "ensemble" or member.entry().kind != "tabular":
+            raise PydanticCustomError(
+                "bad_member",
+                "{name} cannot be a member: an ensemble takes detectors for tables, and not another ensemble",
+                {"name": member.name},
+            )
+    return members
 
 
 def find_detector(name: str) -> DetectorEntry | None:
@@ -140,6 +148,17 @@ def _unknown_detector(name: str) -> str:
     close = difflib.get_close_matches(name, CATALOG, n=1)
     hint = f" (did you mean {close[0]}?)" if close else ""
     return f"no detector is called {name[:80]!r}{hint}; choose one of {', '.join(detector_names())}"
+
+
+def _unknown_class(name: str) -> str | None:
+    # Where PyOD is not installed here, it may still be where the work is done: the worker decides.
+    classes = pyod_classes() if name.startswith(PYOD_PREFIX) else None
+    class_name = name.removeprefix(PYOD_PREFIX)
+    if classes is None or class_name in classes:
+        return None
+    close = difflib.get_close_matches(class_name, classes, n=1, cutoff=0.5)
+    hint = f" (did you mean {close[0]}?)" if close else ""
+    return f"PyOD has no detector {class_name!r}{hint}; it has {', '.join(sorted(classes))}"
 
 
 def _refuse_unknown(entry: DetectorEntry, params: Mapping[str, Any]) -> None:

@@ -51,7 +51,7 @@ class HbosParams(TabularParams):
         le=1.0,
         description="how far outside the histogram, in bins, still counts as its edge",
     )
-    scaling: Scaling = "none"
+    scaling: Scaling = "standard"
 
 
 class MahalanobisParams(TabularParams):
