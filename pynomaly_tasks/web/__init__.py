@@ -1,1 +1,1 @@
-
+"""The web page and its JSON interface."""

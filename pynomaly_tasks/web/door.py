@@ -1,0 +1,124 @@
+"""The door in front of every route: Host, origin, key, body size, and the headers of every answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from urllib.parse import quote, urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pynomaly_tasks.web.auth import Gatekeeper
+from pynomaly_tasks.web.headers import SECURITY_HEADERS
+from pynomaly_tasks.web.problems import problem
+
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+_OPEN_PATHS = ("/healthz", "/readyz", "/login", "/static/")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DoorRules:
+    """What may come in."""
+
+    allowed_hosts: frozenset[str] | None  #: names in the Host header; None: any, because a key is asked for
+    max_body_bytes: int
+    max_upload_bytes: int  #: for ``upload_path``
+    upload_path: str
+
+
+class Door:
+    """ASGI middleware that refuses what must not reach a route."""
+
+    def __init__(self, app: ASGIApp, rules: DoorRules, gatekeeper: Gatekeeper) -> None:
+        self._app = app
+        self._rules = rules
+        self._gatekeeper = gatekeeper
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Check, then pass on with a counted body."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope)
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in SECURITY_HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        refusal = self._refusal(request)
+        if refusal is not None:
+            await refusal(scope, receive, send_with_headers)
+            return
+        await self._app(scope, _counted(receive, self._limit(request)), send_with_headers)
+
+    def _limit(self, request: Request) -> int:
+        is_upload = request.url.path == self._rules.upload_path
+        return self._rules.max_upload_bytes if is_upload else self._rules.max_body_bytes
+
+    def _refusal(self, request: Request) -> Response | None:
+        if not self._host_is_ours(request.headers):
+            return problem(
+                400, "The Host header names another server. Use the address that the server printed."
+            )
+        if request.method not in _SAFE_METHODS and not _is_same_origin(request.headers):
+            return problem(403, "This request comes from a page of another site, so it was refused.")
+        if not request.url.path.startswith(_OPEN_PATHS):
+            refusal = self._gatekeeper.refusal(request)
+            if refusal is not None:
+                return _or_login(request, refusal)
+        length = request.headers.get("content-length", "0")
+        if length.isdecimal() and int(length) > self._limit(request):
+            return problem(413, _too_large(self._limit(request)), headers={"Connection": "close"})
+        return None
+
+    def _host_is_ours(self, headers: Headers) -> bool:
+        """Against DNS rebinding: evil.example may resolve to 127.0.0.1, yet its pages say evil.example."""
+        if self._rules.allowed_hosts is None:
+            return True
+        try:
+            return urlsplit(f"//{headers.get('host', '')}").hostname in self._rules.allowed_hosts
+        except ValueError:
+            return False
+
+
+def _is_same_origin(headers: Headers) -> bool:
+    """Whether a browser sent this from a page of ours. What is no browser sends neither header."""
+    site = headers.get("sec-fetch-site")
+    if site is not None and site not in {"same-origin", "none"}:
+        return False
+    origin = headers.get("origin")
+    return origin is None or urlsplit(origin).netloc == headers.get("host")
+
+
+def _or_login(request: Request, refusal: Response) -> Response:
+    """People are led to the login page; programs get the refusal."""
+    wants_page = request.method == "GET" and "text/html" in request.headers.get("accept", "")
+    if refusal.status_code != 401 or not wants_page or request.url.path.startswith("/api/"):
+        return refusal
+    return RedirectResponse(f"/login?next={quote(request.url.path)}", status_code=303)
+
+
+def _too_large(limit_bytes: int) -> str:
+    unit, name = (2**20, "MiB") if limit_bytes >= 2**20 else (2**10, "KiB")
+    return f"The request is larger than the limit of {limit_bytes // unit:,} {name}."
+
+
+def _counted(receive: Receive, limit_bytes: int) -> Receive:
+    """``receive``, which fails with 413 as soon as more than the limit has come; nothing is kept."""
+    n_bytes = 0
+
+    async def receive_counted() -> Message:
+        nonlocal n_bytes
+        message = await receive()
+        n_bytes += len(message.get("body", b""))
+        if n_bytes > limit_bytes:
+            raise HTTPException(413, _too_large(limit_bytes), headers={"Connection": "close"})
+        return message
+
+    return receive_counted

@@ -1,0 +1,64 @@
+"""Serves the application; the address it prints is the one it really has."""
+
+from __future__ import annotations
+
+import socket
+
+import uvicorn
+from fastapi import FastAPI
+
+from pynomaly_tasks.errors import InvalidSettings
+
+_GRACE_S = 5
+
+
+class _Server(uvicorn.Server):
+    """Ends the live updates first: they never end by themselves, and a shutdown waits for every response."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        app = self.config.app
+        assert isinstance(app, FastAPI)
+        await app.state.hub.stop()
+        await super().shutdown(sockets)
+
+
+def serve(app: FastAPI, host: str, port: int) -> None:
+    """Listen and serve until SIGINT or SIGTERM; port 0 takes a free one. Raises InvalidSettings."""
+    listener = _listen(host, port)
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=_GRACE_S,
+        timeout_keep_alive=30,
+        ws="none",
+        proxy_headers=False,
+    )
+    print(f"web page: {address_of(listener)}", flush=True)  # noqa: T201 (where the page is)
+    with listener:
+        _Server(config).run(sockets=[listener])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(256)
+    except OSError as error:
+        listener.close()
+        raise InvalidSettings.of(
+            "web.port",
+            f"{host}:{port}: {error.strerror}; choose another port, or 0 for a free one",
+        ) from error
+    listener.set_inheritable(False)
+    return listener
+
+
+def address_of(listener: socket.socket) -> str:
+    """Where a browser finds it."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
