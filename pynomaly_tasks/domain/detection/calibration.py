@@ -3,11 +3,12 @@
 A calibrated score is -log10 of the probability that a point of the same series departs at least as far:
 2 is one in a hundred, 3 one in a thousand. Departures come in robust sigmas, 0 or more.
 
-The law: below the 95 % quantile u of the history, scores only rank. Beyond it
+Up to one in a hundred the probability is counted: the score runs straight between the history's quantiles at
+`COUNTED`. Beyond the last of them, u, it is modelled:
 
-    P(departure > z) = 0.05 * (1 + z - u) ** (-1 / m),    m = mean of log(1 + z - u) over the exceedances,
+    P(departure > z) = 0.01 * (1 + z - u) ** (-1 / m),    m = mean of log(1 + z - u) over the exceedances,
 
-a generalised Pareto tail whose scale is one sigma. m is near 0.27 for normal data and grows where large
+a generalised Pareto tail whose scale is one sigma. m is near 0.26 for normal data and grows where large
 departures are a habit, so a series that often jumps needs a larger jump to score as high.
 """
 
@@ -22,14 +23,17 @@ from scipy import ndimage, signal
 
 FloatArray = NDArray[np.float64]
 
-#: Share of the history that counts as its tail.
-TAIL_SHARE = 0.05
+#: Shares of the history below the quantiles whose probability is counted; the tail begins at the last.
+COUNTED = (0.5, 0.9, 0.99)
+#: (share of the absolute residuals, the normal quantile that it estimates), tried until one is not zero.
+SPREADS = ((0.5, 0.6745), (0.9, 1.6449), (0.99, 2.5758))
 #: Larger departures are not told apart; they come from histories with next to no spread.
 MAX_DEPARTURE = 1e6
-#: What is believed about m before any history, heavier than normal, and how many points that belief is worth.
-#: Without it the first exceedances of a short series would look arbitrarily rare.
+#: What m is believed to be before any history, twice that of normal data, and how many points of history that
+#: belief is worth (ten exceedances). Without it the first exceedances of a short series would look arbitrarily
+#: rare.
 PRIOR_LOG_EXCESS = 0.5
-PRIOR_POINTS = 100
+PRIOR_POINTS = 1_000
 #: A history whose tail is shorter than this is not taken for a law.
 MIN_LOG_EXCESS = 0.05
 
@@ -69,46 +73,98 @@ def lagged(x: FloatArray, first: float) -> FloatArray:
     return out
 
 
-def causal_surprise(departure: FloatArray, n_points: int) -> FloatArray:
+def sigmas(size: FloatArray, residual: FloatArray, n_points: int | None) -> FloatArray:
+    """``size`` over the spread of the residuals, at most MAX_DEPARTURE.
+
+    The spread is the median absolute residual, made an estimate of a normal sigma: of the ``n_points`` before
+    each point, or of the whole series when None. Where more than half of them are zero it is taken from a
+    higher quantile; where all are, any departure is MAX_DEPARTURE.
+
+    size, residual: (n,), no NaN, size 0 or more. Returns (n,), without unit.
+    """
+    magnitude = np.abs(residual)
+    spread = np.zeros_like(magnitude)
+    for share, normal_quantile in SPREADS:
+        if spread.all():
+            break
+        if n_points is None:
+            wider = np.full_like(magnitude, np.quantile(magnitude, share))
+        else:
+            wider = lagged(rolling_quantile(magnitude, share, n_points), 0.0)
+        spread = np.where(spread > 0, spread, wider / normal_quantile)
+    unlimited = np.where(size > 0, MAX_DEPARTURE, 0.0)
+    with np.errstate(over="ignore"):  # a spread near the smallest float: the ratio is cut below
+        ratio = np.divide(size, spread, out=unlimited, where=spread > 0)
+    return np.minimum(ratio, MAX_DEPARTURE)
+
+
+def one_sided(residual: FloatArray, direction: str) -> FloatArray:
+    """Size of what counts: ``high`` keeps positive residuals, ``low`` negative ones, ``both`` all."""
+    if direction == "high":
+        return np.maximum(residual, 0.0)
+    if direction == "low":
+        return np.maximum(-residual, 0.0)
+    return np.abs(residual)
+
+
+def causal_surprise(departure: FloatArray, n_points: int, n_warm_up: int) -> FloatArray:
     """Calibrated scores; each point's history is the points before it.
 
-    u comes from the last ``n_points``; m forgets with that time constant.
+    The quantiles come from the last ``n_points``; m forgets with that time constant. The first ``n_warm_up``
+    points, at least one, score 0 and are not counted as exceedances.
 
-    departure: (n,), no NaN. Returns (n,), 0 or more; 0 for the first point, which has no history.
+    departure: (n,), no NaN. Returns (n,), 0 or more.
     """
     z = np.minimum(departure, MAX_DEPARTURE)
-    start = lagged(rolling_quantile(z, 1.0 - TAIL_SHARE, n_points), math.inf)
-    excess = np.log1p(np.maximum(z - start, 0.0))
-    keep = [1.0, -(1.0 - 1.0 / n_points)]
-    prior = PRIOR_POINTS * TAIL_SHARE
-    total = lagged(signal.lfilter([1.0], keep, excess), 0.0) + prior * PRIOR_LOG_EXCESS
-    count = lagged(signal.lfilter([1.0], keep, (excess > 0).astype(np.float64)), 0.0) + prior
-    return _surprise(z, start, excess, total / count)
+    quantiles = [lagged(rolling_quantile(z, share, n_points), 0.0) for share in COUNTED]
+    excess = np.log1p(np.maximum(z - quantiles[-1], 0.0))
+    excess[:n_warm_up] = 0.0
+    forget = [1.0, -(1.0 - 1.0 / n_points)]
+    total = lagged(signal.lfilter([1.0], forget, excess), 0.0)
+    count = lagged(signal.lfilter([1.0], forget, (excess > 0).astype(np.float64)), 0.0)
+    score = _counted(z, quantiles) + _modelled(excess, total, count)
+    score[:n_warm_up] = 0.0
+    return score
 
 
 def batch_surprise(departure: FloatArray) -> FloatArray:
     """As `causal_surprise`, with the whole series as every point's history."""
     z = np.minimum(departure, MAX_DEPARTURE)
-    start = float(np.quantile(z, 1.0 - TAIL_SHARE, method="higher"))
-    excess = np.log1p(np.maximum(z - start, 0.0))
-    prior = PRIOR_POINTS * TAIL_SHARE
-    mean = (excess.sum() + prior * PRIOR_LOG_EXCESS) / (np.count_nonzero(excess) + prior)
-    return _surprise(z, np.full_like(z, start), excess, np.full_like(z, mean))
+    quantiles = [np.full_like(z, np.quantile(z, share, method="higher")) for share in COUNTED]
+    excess = np.log1p(np.maximum(z - quantiles[-1], 0.0))
+    total = np.full_like(z, excess.sum())
+    count = np.full_like(z, np.count_nonzero(excess))
+    return _counted(z, quantiles) + _modelled(excess, total, count)
 
 
-def _surprise(z: FloatArray, start: FloatArray, excess: FloatArray, mean_excess: FloatArray) -> FloatArray:
-    # A history without any spread starts its tail at zero: there, every departure is in the tail.
-    rank = np.divide(np.minimum(z, start), start, out=(z > 0).astype(np.float64), where=start > 0)
-    rank[~np.isfinite(start)] = 0.0
-    beyond = excess / np.maximum(mean_excess, MIN_LOG_EXCESS)
-    return np.asarray(rank * -math.log10(TAIL_SHARE) + beyond / math.log(10.0))
+def _counted(z: FloatArray, quantiles: list[FloatArray]) -> FloatArray:
+    score = np.zeros_like(z)
+    below, score_below = np.zeros_like(z), 0.0
+    for share, quantile in zip(COUNTED, quantiles, strict=True):
+        score_here = -math.log10(1.0 - share)
+        width = quantile - below
+        # Equal quantiles, as where most departures are zero: whatever is above them has passed both.
+        way = np.divide(z - below, width, out=np.ones_like(z), where=width > 0)
+        passed = score_below + (score_here - score_below) * np.clip(way, 0.0, 1.0)
+        score = np.where(z > below, passed, score)
+        below, score_below = quantile, score_here
+    return score
+
+
+def _modelled(excess: FloatArray, total: FloatArray, count: FloatArray) -> FloatArray:
+    n_prior = PRIOR_POINTS * (1.0 - COUNTED[-1])
+    mean = (total + n_prior * PRIOR_LOG_EXCESS) / (count + n_prior)
+    return np.asarray(excess / np.maximum(mean, MIN_LOG_EXCESS) / math.log(10.0))
 
 
 def hold_off(score: FloatArray, n_points: int) -> FloatArray:
     """Zero for what is less surprising than a recent departure.
 
-    A departure is remembered with a half-life of ``n_points``: with 20, a score of 4 hides scores under 2 for
-    20 points and under 1 for 40. 0 returns ``score`` unchanged.
+    A departure is remembered with a half-life of ``n_points``: with 1, a score of 4 hides scores under 4 at
+    the next point, under 2 at the one after, then under 1. 0 hides nothing.
+
+    >>> hold_off(np.array([0.5, 4.0, 3.5, 1.9, 1.1, 0.0]), 1)
+    array([0.5, 4. , 0. , 0. , 1.1, 0. ])
     """
     if n_points == 0:
         return score

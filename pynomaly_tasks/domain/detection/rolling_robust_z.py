@@ -16,24 +16,22 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy import ndimage
 
 from pynomaly_tasks.domain.detection.calibration import (
-    MAX_DEPARTURE,
     FloatArray,
     causal_surprise,
     hold_off,
     lagged,
+    one_sided,
     rolling_quantile,
+    sigmas,
 )
 from pynomaly_tasks.domain.detection.series_params import RollingRobustZParams
 
-#: The first points score 0: their history is too short to say anything.
+#: The first points of a view score 0: their history is too short to say anything.
 WARM_UP_POINTS = 20
 #: Steps averaged in the spread view.
-SPREAD_POINTS = 21
-#: (share of the absolute residuals, the normal quantile that it estimates), tried until one is not zero.
-SPREADS = ((0.5, 0.6745), (0.9, 1.6449), (0.99, 2.5758))
+SPREAD_POINTS = 31
 
 
 def score_rolling_robust_z(values: FloatArray, params: RollingRobustZParams) -> tuple[FloatArray, FloatArray]:
@@ -41,39 +39,29 @@ def score_rolling_robust_z(values: FloatArray, params: RollingRobustZParams) -> 
 
     values: (n,), no NaN, in time order. Both results: (n,), finite; neither depends on later points.
     """
-    residual, expected = _level_residual(values, params)
-    step = values - lagged(values, float(values[0]))
-    departures = []
+    level, expected = _level_residual(values, params)
+    step = np.diff(values)
+    watched = []
     if "level" in params.watch:
-        departures.append(sigmas(_one_sided(residual, params.direction), residual, params.spread_points))
+        watched.append((one_sided(level, params.direction), level))
     if "change" in params.watch:
-        departures.append(sigmas(_one_sided(step, params.direction), step, params.spread_points))
+        watched.append((one_sided(step, params.direction), step))
     if "spread" in params.watch and params.direction == "both":
-        change = _spread_change(step, params.spread_points)
-        departures.append(sigmas(np.abs(change), change, params.spread_points))
-    surprises = [causal_surprise(z, params.calibration_points) for z in departures]
+        spread = _spread_residual(step, params.spread_points)
+        watched.append((np.abs(spread), spread))
+    surprises = [_calibrated(size, residual, len(values), params) for size, residual in watched]
     score = np.maximum(np.max(surprises, axis=0) - math.log10(len(surprises)), 0.0)
-    score[:WARM_UP_POINTS] = 0.0
     return hold_off(score, params.hold_off_points), expected
 
 
-def sigmas(size: FloatArray, residual: FloatArray, n_points: int) -> FloatArray:
-    """``size`` over the spread of the residuals before it; at most MAX_DEPARTURE.
-
-    The spread is their rolling median absolute value, made an estimate of sigma. Where more than half of them
-    are zero it is taken from a higher quantile; where all are, any departure is MAX_DEPARTURE.
-    """
-    magnitude = np.abs(residual)
-    spread = np.zeros_like(magnitude)
-    for share, normal_quantile in SPREADS:
-        if spread.all():
-            break
-        wider = lagged(rolling_quantile(magnitude, share, n_points), 0.0) / normal_quantile
-        spread = np.where(spread > 0, spread, wider)
-    unlimited = np.where(size > 0, MAX_DEPARTURE, 0.0)
-    with np.errstate(over="ignore"):  # a spread near the smallest float: the ratio is cut below
-        ratio = np.divide(size, spread, out=unlimited, where=spread > 0)
-    return np.minimum(ratio, MAX_DEPARTURE)
+def _calibrated(
+    size: FloatArray, residual: FloatArray, n_values: int, params: RollingRobustZParams
+) -> FloatArray:
+    """(n_values,): calibrated scores; a view that begins later than the series scores 0 until then."""
+    departure = sigmas(size, residual, params.spread_points)
+    score = np.zeros(n_values)
+    score[n_values - len(departure) :] = causal_surprise(departure, params.calibration_points, WARM_UP_POINTS)
+    return score
 
 
 def _level_residual(values: FloatArray, params: RollingRobustZParams) -> tuple[FloatArray, FloatArray]:
@@ -85,20 +73,16 @@ def _level_residual(values: FloatArray, params: RollingRobustZParams) -> tuple[F
     return values - expected, expected
 
 
-def _spread_change(step: FloatArray, n_points: int) -> FloatArray:
-    """Log ratio of the recent mean step to its usual size; a thousandth of the largest so far is added to both."""
-    recent = ndimage.uniform_filter1d(
-        np.abs(step), SPREAD_POINTS, mode="nearest", origin=(SPREAD_POINTS - 1) // 2
-    )
-    recent[: SPREAD_POINTS - 1] = recent[SPREAD_POINTS - 1] if len(recent) >= SPREAD_POINTS else 0.0
+def _spread_residual(step: FloatArray, n_points: int) -> FloatArray:
+    """Log ratio of the mean size of the last steps to its usual value, from the first full window on.
+
+    A thousandth of the largest mean so far is added to both, so that a flat line stands out by a finite amount.
+    """
+    size = np.abs(step)
+    n_recent = len(size) - SPREAD_POINTS + 1
+    # Added up anew for each point: a running sum would keep the rounding of a huge step for good.
+    recent = sum((size[i : i + n_recent] for i in range(SPREAD_POINTS)), np.zeros(n_recent)) / SPREAD_POINTS
     usual = lagged(rolling_quantile(recent, 0.5, n_points), float(recent[0]))
     least = 1e-3 * np.maximum.accumulate(recent)
-    return np.log(np.where(least > 0, recent + least, 1.0) / np.where(least > 0, usual + least, 1.0))
-
-
-def _one_sided(residual: FloatArray, direction: str) -> FloatArray:
-    if direction == "high":
-        return np.maximum(residual, 0.0)
-    if direction == "low":
-        return np.maximum(-residual, 0.0)
-    return np.abs(residual)
+    ratio = np.divide(recent + least, usual + least, out=np.ones_like(recent), where=least > 0)
+    return np.asarray(np.log(ratio))

@@ -33,13 +33,16 @@ class RollingRobustZParams(SeriesParams):
         default=501, ge=15, le=20_001, description="points in the rolling median, the usual level (made odd)"
     )
     level_points: int = Field(
-        default=0,
+        default=21,
         ge=0,
         le=2_001,
         description="points in the short median that takes over after a level shift (made odd); 0: none",
     )
     spread_points: int = Field(
-        default=3_001, ge=15, le=100_001, description="points that decide how large a robust sigma is (made odd)"
+        default=3_001,
+        ge=15,
+        le=100_001,
+        description="points that decide how large a robust sigma is (made odd)",
     )
     calibration_points: int = Field(
         default=10_000, ge=100, le=200_000, description="points that decide how rare a departure is"
@@ -51,7 +54,7 @@ class RollingRobustZParams(SeriesParams):
         description="what is compared with the past; spread only when direction is both",
     )
     hold_off_points: int = Field(
-        default=0,
+        default=20,
         ge=0,
         le=100_000,
         description="half-life in points of a departure that hides smaller ones after it; 0: none is hidden",

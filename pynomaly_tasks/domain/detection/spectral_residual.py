@@ -5,41 +5,71 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
-from pynomaly_tasks.domain.detection.calibration import FloatArray, batch_surprise, lagged, rolling_quantile
+from pynomaly_tasks.domain.detection.calibration import (
+    FloatArray,
+    batch_surprise,
+    lagged,
+    one_sided,
+    rolling_quantile,
+    sigmas,
+)
 from pynomaly_tasks.domain.detection.series_params import SpectralResidualParams
+
+#: Points added after the end, continued from the last gradients, so that the last point is not an edge.
+ADDED_POINTS = 5
 
 
 def score_spectral_residual(
     values: FloatArray, params: SpectralResidualParams
 ) -> tuple[FloatArray, FloatArray]:
-    """Scores and expected values. values: (n,), evenly spaced, no NaN."""
-    n_block = min(params.window_points, len(values))
-    hop = max(n_block // 2, 1)
-    saliency = np.zeros_like(values)
-    starts = [*range(0, len(values) - n_block, hop), len(values) - n_block]
-    for start in starts:
-        block = _saliency(values[start : start + n_block], params.spectrum_points | 1)
-        margin = 0 if start == 0 else n_block // 4
-        saliency[start + margin : start + n_block] = block[margin:]
-    usual = ndimage.uniform_filter1d(
-        saliency, params.saliency_points, mode="nearest", origin=(params.saliency_points - 1) // 2
-    )
+    """Scores, and the median of the preceding ``saliency_points`` as what was expected.
+
+    The transform says that a point stands out, not what would have been usual: the expected value is for the
+    reader and for ``direction``; it does not enter the score.
+
+    values: (n,), evenly spaced, no NaN. Both results: (n,), finite.
+    """
+    n_usual = params.saliency_points
+    saliency = _saliency(values, params)
+    usual = ndimage.uniform_filter1d(saliency, n_usual, mode="nearest", origin=(n_usual - 1) // 2)
     usual = lagged(usual, float(usual[0]))
-    expected = lagged(rolling_quantile(values, 0.5, params.saliency_points | 1), float(values[0]))
-    departure = np.maximum(saliency - usual, 0.0) / np.where(usual > 0, usual, 1.0)
-    if params.direction == "high":
-        departure = np.where(values > expected, departure, 0.0)
-    elif params.direction == "low":
-        departure = np.where(values < expected, departure, 0.0)
+    relative = np.divide(saliency - usual, usual, out=np.zeros_like(usual), where=usual > 0)
+    expected = lagged(rolling_quantile(values, 0.5, n_usual | 1), float(values[0]))
+    side = one_sided(np.sign(values - expected), params.direction)
+    departure = sigmas(np.maximum(relative, 0.0) * side, relative - np.median(relative), None)
     return batch_surprise(departure), expected
 
 
-def _saliency(block: FloatArray, spectrum_points: int) -> FloatArray:
-    centred = block - np.mean(block)
-    if not centred.any():
+def _saliency(values: FloatArray, params: SpectralResidualParams) -> FloatArray:
+    """Block by block; blocks overlap by half and only their middle is kept, except at the series' ends."""
+    extended = np.r_[values, _continued(values)]
+    n = len(extended)
+    n_block = min(params.window_points, n)
+    saliency = np.zeros(n)
+    for start in [*range(0, n - n_block, max(n_block // 2, 1)), n - n_block]:
+        margin = n_block // 4 if start else 0
+        block = _block_saliency(extended[start : start + n_block], params.spectrum_points | 1)
+        saliency[start + margin : start + n_block] = block[margin:]
+    return saliency[: len(values)]
+
+
+def _continued(values: FloatArray) -> FloatArray:
+    """An estimated next value, repeated: from the first of the last points, along their mean gradient."""
+    before = values[-ADDED_POINTS - 1 : -1]
+    gradients = (values[-1] - before) / np.arange(len(before), 0, -1)
+    return np.full(ADDED_POINTS, before[0] + gradients.mean() * len(before))
+
+
+def _block_saliency(block: FloatArray, spectrum_points: int) -> FloatArray:
+    centred = block - block.mean()
+    largest = float(np.abs(centred).max())
+    if largest <= 1e-12 * float(np.abs(block).max()):
         return np.zeros_like(block)
-    spectrum = np.fft.fft(centred)
+    spectrum = np.fft.fft(centred / largest)
     amplitude = np.abs(spectrum)
+    amplitude[0] = amplitude[1]  # the mean was taken out; an empty bin would bend its neighbours' average
     log_amplitude = np.log(np.maximum(amplitude, 1e-8 * amplitude.max()))
     usual = ndimage.uniform_filter1d(log_amplitude, spectrum_points, mode="wrap")
-    return np.abs(np.fft.ifft(np.exp(log_amplitude - usual + 1j * np.angle(spectrum))))
+    residual = np.exp(log_amplitude - usual + 1j * np.angle(spectrum))
+    residual[0] = 0.0
+    return np.asarray(np.abs(np.fft.ifft(residual)))
