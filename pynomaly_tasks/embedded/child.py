@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -47,14 +49,23 @@ class _Guard:
             os.write(self.pipe, b"- %d\n" % group)
 
     def close(self) -> None:
-        if self.pid == os.getpid():
-            assert self._process.stdin is not None
+        """End every group that is left, and wait for that."""
+        if not self.is_alive():
+            return
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):
+            # Said in words as well: a process forked from this one may hold the pipe open.
+            os.write(self.pipe, b"end\n")
             self._process.stdin.close()
-            self._process.wait()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(guard.GRACE_S + guard.POLL_S + 1.0)
+        for child in list(_children):
+            child.is_running()  # collects the dead
 
 
 _lock = threading.Lock()
 _guards: list[_Guard] = []
+_children: weakref.WeakSet[Child] = weakref.WeakSet()
 
 
 def _current_guard() -> _Guard:
@@ -62,6 +73,7 @@ def _current_guard() -> _Guard:
     with _lock:
         if not _guards or not _guards[-1].is_alive():
             _guards.append(_Guard())
+            atexit.register(_guards[-1].close)
         return _guards[-1]
 
 
@@ -111,6 +123,7 @@ class Child:
                 group=user,
                 extra_groups=None if user is None else [],
             )
+        _children.add(self)
         self.pid = self._process.pid  #: of the program, and the id of its process group
 
     @property

@@ -2,13 +2,14 @@
 
 It is run as a script, by `child`, with the standard library alone. Its standard input is a pipe of
 which the parent holds the other end; lines ``+ <pgid>`` and ``- <pgid>`` say which groups exist. The
-pipe ends when the parent does, however it ended: then the groups get SIGTERM and, a second later,
+pipe ends when the parent does, however it ended (or says ``end``): then the groups get SIGTERM and, a second later,
 SIGKILL. PR_SET_PDEATHSIG would not do: it ends the child when the parent's *thread* ends, it reaches
 one process and not its children, and Linux alone has it.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import signal
@@ -45,9 +46,13 @@ def _watch(parent: int) -> set[int]:
     """The groups that are left when the parent is gone."""
     groups: set[int] = set()
     rest = b""
-    while os.getppid() == parent:
-        if not select.select([0], [], [], POLL_S)[0]:
+    give_up_at = math.inf
+    while time.monotonic() < give_up_at:
+        if give_up_at == math.inf and os.getppid() != parent:
+            give_up_at = time.monotonic() + POLL_S
+        if not select.select([0], [], [], POLL_S / 10 if give_up_at < math.inf else POLL_S)[0]:
             continue
+        # Read to the end of the pipe: a child that has just been forked holds it until it is registered.
         chunk = os.read(0, 65_536)
         if not chunk:
             break
@@ -58,6 +63,8 @@ def _watch(parent: int) -> set[int]:
                 groups.add(int(number))
             elif sign == b"-":
                 groups.discard(int(number))
+            elif sign == b"end":
+                give_up_at = time.monotonic() + POLL_S
     return groups
 
 

@@ -146,3 +146,16 @@ def test_missing_program_is_said_in_its_log(tmp_path: Path) -> None:
     assert child.returncode == 127
     assert "/nonexistent/program" in child.log_tail()
     child.kill()
+
+
+def test_parent_that_forgets_to_stop_ends_without_a_word(programs: Programs, tmp_path: Path) -> None:
+    code = (
+        "import pathlib, sys\nfrom pynomaly_tasks.embedded.redis_server import RedisServer\n"
+        "print('pid', RedisServer(pathlib.Path(sys.argv[1])).start().pid, flush=True)"
+    )
+    parent = programs.python("-W", "error", "-c", code, tmp_path)
+
+    assert parent.wait(10.0)
+
+    pid = int(parent.wait_for_output(r"^pid (\d+)\n\Z")[1])
+    wait_until(lambda: not psutil.pid_exists(pid), 5.0, "the server to be gone")
