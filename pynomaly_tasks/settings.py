@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -175,6 +176,19 @@ class _EmbeddedFile(DotEnvSettingsSource):
     """`<data directory>/embedded.env`, while `pynomaly up` runs there; the environment wins over it."""
 
 
+def _embedded_file(directory: Path) -> Path | None:
+    """The file, unless the process that wrote it was killed before it could remove it."""
+    file = directory / EMBEDDED_ENV_FILE
+    try:
+        pid = int(file.read_text().split("\n", 1)[0].removeprefix("# pid "))
+        os.kill(pid, 0)
+    except (FileNotFoundError, NotADirectoryError, ProcessLookupError, ValueError):
+        return None
+    except PermissionError:
+        return file  # it runs, as another user
+    return file
+
+
 class Settings(BaseSettings):
     """Every setting, from ``PYNOMALY_<SECTION>__<FIELD>`` in the environment.
 
@@ -205,8 +219,8 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments, then the environment, then the file of a running embedded platform."""
         assert isinstance(env_settings, EnvSettingsSource)
-        directory = (env_settings.env_vars.get("pynomaly_data__directory")) or ".pynomaly"
-        embedded = _EmbeddedFile(settings_cls, env_file=Path(directory) / EMBEDDED_ENV_FILE)
+        directory = env_settings.env_vars.get("pynomaly_data__directory") or ".pynomaly"
+        embedded = _EmbeddedFile(settings_cls, env_file=_embedded_file(Path(directory)))
         return init_settings, env_settings, embedded
 
     @model_validator(mode="after")

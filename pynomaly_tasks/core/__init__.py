@@ -1,0 +1,1 @@
+"""The shared words: Job, RetryPolicy, ids. Imports nothing of the platform."""

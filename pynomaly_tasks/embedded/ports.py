@@ -20,11 +20,17 @@ def find_free_port() -> int:
     chooser = random.SystemRandom()
     for _ in range(_TRIES):
         port = chooser.randrange(_LOWEST, _HIGHEST)
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
+        if is_free(port):
             return port
     raise OSError(f"no free TCP port on 127.0.0.1 in {_TRIES} tries between {_LOWEST} and {_HIGHEST}")
+
+
+def is_free(port: int) -> bool:
+    """Whether nobody listens on the port now."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True

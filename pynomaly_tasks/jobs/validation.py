@@ -14,6 +14,12 @@ M = TypeVar("M", bound=BaseModel)
 #: JSON deeper than this is refused; no request of ours nests more than ten levels.
 MAX_DEPTH = 100
 
+#: Kinds of problem where the value that was sent helps to see what is wrong.
+_LIMITS = frozenset(
+    {"greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number", "multiple_of"}
+    | {"int_parsing", "int_type", "float_parsing", "float_type", "bool_type", "string_type", "literal_error"}
+)
+
 
 def validated(model: type[M], values: Mapping[str, Any], prefix: str = "") -> M:
     """``values`` as ``model``. Raises InvalidRequest with one problem a wrong field."""
@@ -23,15 +29,15 @@ def validated(model: type[M], values: Mapping[str, Any], prefix: str = "") -> M:
     except ValidationError as error:
         known = ", ".join(model.model_fields)
         problems = []
-        for problem in error.errors(include_url=False, include_input=False):
+        for problem in error.errors(include_url=False):
             field = prefix + (".".join(str(part) for part in problem["loc"]) or "request")
             message = problem["msg"].removeprefix("Value error, ")
             if problem["type"] == "extra_forbidden" and len(problem["loc"]) == 1:
                 message = f"there is no such field; the fields are {known}"
+            elif problem["type"] in _LIMITS:
+                message += f"; got {problem['input']!r:.60}"
             problems.append(FieldProblem(field=field, message=message))
         raise InvalidRequest(*problems) from None
-    except InvalidRequest:
-        raise
 
 
 def named_arguments(model: type[BaseModel], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,13 @@ from types import MappingProxyType
 from typing import Any
 
 from pynomaly_tasks.jobs.context import Kind
-from pynomaly_tasks.kinds import detect_anomalies, generate_report, profile_dataset, send_notification
+from pynomaly_tasks.kinds import (
+    detect_anomalies,
+    detect_ensemble,
+    generate_report,
+    profile_dataset,
+    send_notification,
+)
 
 
 def _check_dataset(request: Any, datasets: Any) -> None:
@@ -23,6 +29,13 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
                 queue="anomaly_detection",
                 request_model=detect_anomalies.DetectAnomaliesRequest,
                 perform=detect_anomalies.perform,
+                check=_check_dataset,
+            ),
+            Kind(
+                name="detect_ensemble",
+                queue="anomaly_detection",
+                request_model=detect_ensemble.DetectEnsembleRequest,
+                perform=detect_ensemble.perform,
                 check=_check_dataset,
             ),
             Kind(

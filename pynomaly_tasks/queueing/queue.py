@@ -117,7 +117,7 @@ def _keys(queue: str) -> list[str]:
     return [queue if step == 0 else f"{queue}{_SEPARATOR}{step}" for step in PRIORITY_STEPS]
 
 
-def _job_id(message: bytes) -> str | None:
+def _job_id(message: bytes | str) -> str | None:
     """None for a message that is not Celery's; the worker deals with it."""
     try:
         job_id = orjson.loads(message)["headers"]["id"]

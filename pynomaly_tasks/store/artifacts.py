@@ -43,7 +43,7 @@ class ArtifactStore:
             if self._local is not None:
                 _copy_whole(path, self._local / key)
             else:
-                self._filesystem().put_file(str(path), self._address(key))
+                self._filesystem().put_file(str(path), self.address(key))
         return key
 
     def open(self, key: str) -> BinaryIO:
@@ -52,7 +52,7 @@ class ArtifactStore:
         with _mapped_errors(key):
             if self._local is not None:
                 return (self._local / key).open("rb")
-            return cast("BinaryIO", self._filesystem().open(self._address(key), "rb"))
+            return cast("BinaryIO", self._filesystem().open(self.address(key), "rb"))
 
     def read_bytes(self, key: str) -> bytes:
         """The whole file. Raises NotFound."""
@@ -65,7 +65,7 @@ class ArtifactStore:
         with _mapped_errors(key):
             if self._local is not None:
                 return (self._local / key).stat().st_size
-            return int(self._filesystem().size(self._address(key)))
+            return int(self._filesystem().size(self.address(key)))
 
     def delete_job(self, job_id: str) -> None:
         """Delete the files of every attempt. A job that left none is fine."""
@@ -74,9 +74,10 @@ class ArtifactStore:
             if self._local is not None:
                 shutil.rmtree(self._local / job_id)
             else:
-                self._filesystem().rm(self._address(job_id), recursive=True)
+                self._filesystem().rm(self.address(job_id), recursive=True)
 
-    def _address(self, key: str) -> str:
+    def address(self, key: str) -> str:
+        """Where the file is, for people: a path or an s3:// address."""
         return f"{self._url}/{key}"
 
     def _filesystem(self) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, func, or_, select
+from sqlalchemy import ColumnElement, Connection, func, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from pynomaly_tasks.core.job import Job, JobState, NewJob
@@ -68,7 +68,7 @@ class Submissions:
         for start in range(0, len(new_jobs), _IDS_PER_QUERY):
             part = new_jobs[start : start + _IDS_PER_QUERY]
             keys = [job.idempotency_key for job in part if job.idempotency_key]
-            condition = jobs.c.id.in_([job.id for job in part])
+            condition: ColumnElement[bool] = jobs.c.id.in_([job.id for job in part])
             if keys:
                 condition = or_(condition, jobs.c.idempotency_key.in_(keys))
             for row in connection.execute(select(jobs).where(condition)):

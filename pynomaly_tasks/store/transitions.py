@@ -241,6 +241,8 @@ class Transitions:
             changes["published_at"] = server_now()
         elif settlement.state is JobState.SUCCEEDED:
             changes["summary"] = settlement.summary
+            # Progress is written now and then; an ended job shows the end.
+            changes["progress_current"] = row.progress_total
             connection.execute(
                 insert(results).values(
                     job_id=row.id,
