@@ -85,13 +85,15 @@ def sigmas(size: FloatArray, residual: FloatArray, n_points: int | None) -> Floa
     magnitude = np.abs(residual)
     spread = np.zeros_like(magnitude)
     for share, normal_quantile in SPREADS:
-        if spread.all():
+        without = np.flatnonzero(spread == 0)
+        if not len(without):
             break
         if n_points is None:
             wider = np.full_like(magnitude, np.quantile(magnitude, share))
         else:
-            wider = lagged(rolling_quantile(magnitude, share, n_points), 0.0)
-        spread = np.where(spread > 0, spread, wider / normal_quantile)
+            # Often only the first points have no spread yet: go no further than they do.
+            wider = lagged(rolling_quantile(magnitude[: without[-1] + 1], share, n_points), 0.0)
+        spread[without] = wider[without] / normal_quantile
     unlimited = np.where(size > 0, MAX_DEPARTURE, 0.0)
     with np.errstate(over="ignore"):  # a spread near the smallest float: the ratio is cut below
         ratio = np.divide(size, spread, out=unlimited, where=spread > 0)

@@ -20,7 +20,6 @@ import numpy as np
 from pynomaly_tasks.domain.detection.calibration import (
     FloatArray,
     causal_surprise,
-    hold_off,
     lagged,
     one_sided,
     rolling_quantile,
@@ -51,7 +50,7 @@ def score_rolling_robust_z(values: FloatArray, params: RollingRobustZParams) -> 
         watched.append((np.abs(spread), spread))
     surprises = [_calibrated(size, residual, len(values), params) for size, residual in watched]
     score = np.maximum(np.max(surprises, axis=0) - math.log10(len(surprises)), 0.0)
-    return hold_off(score, params.hold_off_points), expected
+    return score, expected
 
 
 def _calibrated(

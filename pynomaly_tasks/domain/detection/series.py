@@ -6,6 +6,8 @@ Missing  A missing or infinite value, or a row without a timestamp, scores ``mis
          and is expected to be NaN. It never enters another point's history.
 Gaps     rolling_robust_z counts points, not time: a gap is no anomaly, and the step over it counts as one
          step. stl_residual and spectral_residual need even spacing: see `time_axis`.
+Events   For `hold_off_points` after a departure, only what is more surprising scores: one event, not each of
+         its points, leads the ranking.
 Scores   -log10 of the tail probability: 3 is one in a thousand, in every detector and every series.
 
 Every rule that was applied is named in the warnings.
@@ -18,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pynomaly_tasks.domain.detection.calibration import FloatArray
+from pynomaly_tasks.domain.detection.calibration import FloatArray, hold_off
 from pynomaly_tasks.domain.detection.seasonality import find_period
 from pynomaly_tasks.domain.detection.series_params import (
     MAX_POINTS,
@@ -73,10 +75,11 @@ def score_series(
     order = order_by_time(timestamps, len(values))
     in_order = values[order.rows]
     _refuse(name, in_order)
-    scored, part, part_expected, warnings = _detect(params, timestamps, values, order.rows)
+    scored, surprise, part_expected, warnings = _detect(params, timestamps, values, order.rows)
     score = np.full(len(values), params.missing_score)
     expected = np.full(len(values), np.nan)
-    score[scored], expected[scored] = part, part_expected
+    score[scored] = hold_off(surprise, params.hold_off_points)
+    expected[scored] = part_expected
     n_missing = len(values) - len(scored)
     if n_missing:
         warnings = (

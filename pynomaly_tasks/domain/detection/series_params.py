@@ -24,6 +24,12 @@ class SeriesParams(BaseModel):
         le=16.0,
         description="score of a missing value, in the unit of all scores; 0: never",
     )
+    hold_off_points: int = Field(
+        default=20,
+        ge=0,
+        le=100_000,
+        description="half-life in points of a departure that hides smaller ones after it; 0: none is hidden",
+    )
 
 
 class RollingRobustZParams(SeriesParams):
@@ -42,7 +48,7 @@ class RollingRobustZParams(SeriesParams):
         default=3_001,
         ge=15,
         le=100_001,
-        description="points that decide how large a robust sigma is (made odd)",
+        description="points that decide how large a robust sigma is",
     )
     calibration_points: int = Field(
         default=10_000, ge=100, le=200_000, description="points that decide how rare a departure is"
@@ -52,12 +58,6 @@ class RollingRobustZParams(SeriesParams):
         min_length=1,
         max_length=3,
         description="what is compared with the past; spread only when direction is both",
-    )
-    hold_off_points: int = Field(
-        default=20,
-        ge=0,
-        le=100_000,
-        description="half-life in points of a departure that hides smaller ones after it; 0: none is hidden",
     )
 
     @model_validator(mode="after")
