@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
-
-import orjson
 
 from pynomaly_tasks.domain.reports.csv_export import anomalies_csv
 from pynomaly_tasks.domain.reports.detection_section import DetectionSection, read_detection
@@ -95,11 +95,22 @@ def _json(sources: Sequence[Source], title: str, written_at: datetime) -> bytes:
     jobs = [
         {
             "job_id": source.job_id,
-            "finished_at": source.finished_at,
-            "summary": dict(source.summary),
-            "detail": dict(source.detail),
+            "finished_at": source.finished_at.isoformat(),
+            "summary": _plain(source.summary),
+            "detail": _plain(source.detail),
         }
         for source in sources
     ]
-    report = {"title": title, "written_at": written_at, "jobs": jobs}
-    return orjson.dumps(report, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY)
+    report = {"title": title, "written_at": written_at.isoformat(), "jobs": jobs}
+    return json.dumps(report, allow_nan=False).encode()
+
+
+def _plain(value: Any) -> Any:
+    """The same as JSON allows it: NaN and infinity, which it does not, are null."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, str | int | float) or value is None else str(value)

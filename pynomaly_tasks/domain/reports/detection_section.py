@@ -108,7 +108,7 @@ def read_detection(job_id: str, detail: Mapping[str, Any], anchor: str, limits: 
     n_scored = whole(detail, "n_scored") or 0
     points = read_points(obj(detail, "plot"), limits.n_plotted)
     threshold = number(obj(detail, "threshold"), "value")
-    ranks = ranks_by_place(listed, points.is_time) if points else {}
+    ranks = ranks_by_place(listed[: limits.n_anomalies], points.is_time) if points else {}
     columns = obj(detail, "columns")
     used = texts(columns, "used")
     n_columns = limits.n_names
@@ -121,7 +121,7 @@ def read_detection(job_id: str, detail: Mapping[str, Any], anchor: str, limits: 
         facts=[*facts_about_dataset(detail), *_facts(detail), *facts_about_run(job_id, detail)],
         tiles=_tiles(n_anomalies, n_scored, detail, listed),
         timeline=draw_timeline(points, ranks, threshold) if points else None,
-        close_ups=draw_close_ups(points, ranks) if points else [],
+        close_ups=draw_close_ups(points, ranks, limits.n_close_ups) if points else [],
         has_timestamps=any(anomaly.get("timestamp") is not None for anomaly in listed),
         has_reasons=len(used) != 1,
         value_name=used[0] if len(used) == 1 else "",

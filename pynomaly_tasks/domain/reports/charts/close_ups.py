@@ -29,9 +29,7 @@ class CloseUp:
     end: str
 
 
-def draw_close_ups(
-    points: Points, ranks: Mapping[float, int], n: int = 6, n_around: int = 48
-) -> list[CloseUp]:
+def draw_close_ups(points: Points, ranks: Mapping[float, int], n: int, n_around: int = 48) -> list[CloseUp]:
     """The top anomalies, each with ``n_around`` plotted points on both sides; near ones share a drawing."""
     if not points.has_values or len(points.at) < 4 * n_around:
         return []

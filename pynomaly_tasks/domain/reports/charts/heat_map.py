@@ -46,7 +46,7 @@ class HeatMap:
     n_left_out: int  #: columns that did not fit
 
 
-def draw_heat_map(correlations: Mapping[str, Any], n_columns: int = 16, n_pairs: int = 8) -> HeatMap | None:
+def draw_heat_map(correlations: Mapping[str, Any], n_columns: int) -> HeatMap | None:
     """The ``n_columns`` columns that correlate most with any other; None for fewer than two."""
     names, matrix = _known(correlations)
     n = len(names)
@@ -64,9 +64,9 @@ def draw_heat_map(correlations: Mapping[str, Any], n_columns: int = 16, n_pairs:
     pairs = sorted(
         (
             Pair(first=names[j], second=names[i], value=value)
-            for i in range(n)
-            for j in range(i)
-            if (value := matrix[i][j]) is not None
+            for i in kept
+            for j in kept
+            if j < i and (value := matrix[i][j]) is not None
         ),
         key=lambda pair: -abs(pair.value),
     )
@@ -80,7 +80,8 @@ def draw_heat_map(correlations: Mapping[str, Any], n_columns: int = 16, n_pairs:
         columns=[
             (label_width + CELL * j + 6, CELL * j + 24, _short(names[kept[j]])) for j in range(len(kept) - 1)
         ],
-        strongest=pairs[:n_pairs],
+        # Of k pairs, the strongest of all, both columns are among the 2 k that correlate most.
+        strongest=pairs[: n_columns // 2],
         n_left_out=n - len(kept),
     )
 

@@ -12,7 +12,6 @@ from pynomaly_tasks.domain.reports.words import show_number
 
 WIDTH, LEFT, RIGHT = 960.0, 64.0, 12.0
 N_BADGES = 9  #: ranks written on their points; one digit each
-N_HINTS = 60  #: points that tell their value when pointed at
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,7 +147,7 @@ def _marks(
     found: list[tuple[int, Mark]] = []
     for index, place in enumerate(placed):
         rank = ranks.get(points.at[index]) if points.anomaly[index] else None
-        if place is None or rank is None or rank > N_HINTS:
+        if place is None or rank is None:
             continue
         hint = (
             f"#{rank}, {points.labels[index]}: {show_number(values[index])}, "
