@@ -22,7 +22,7 @@ demo: $(VENV)/.installed ## Run the whole platform for a minute on real data, an
 	@$(VENV)/bin/pynomaly demo
 
 up: $(VENV)/.installed ## Start the embedded platform and keep it running until Ctrl-C
-	@$(VENV)/bin/pynomaly up
+	@$(VENV)/bin/pynomaly up --root .
 
 test: $(VENV)/.installed-dev ## Run the tests on real servers (installs Debian's Redis, PostgreSQL, Chromium if missing)
 	@scripts/install_test_servers

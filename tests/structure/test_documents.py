@@ -95,10 +95,10 @@ def test_command_of_a_page_exists(command: str) -> None:
 
 
 def _assert_subcommand(words: list[str]) -> None:
-    from pynomaly_tasks.cli import main
+    from pynomaly_tasks.cli import pynomaly
 
-    group: click.Command = main
-    context = click.Context(main)
+    group: click.Command = pynomaly
+    context = click.Context(pynomaly)
     for word in words:
         if not isinstance(group, click.Group) or word.startswith("-"):
             break
