@@ -108,11 +108,16 @@ class ProcessGroup:
         """Look at every process once: the names of those that are down. Starts again what is due."""
         return [name for name, run in self._runs.items() if not self._check(run)]
 
-    def watch(self, stop: Event) -> None:
-        """Until ``stop`` is set, keep the processes running. Returns early when one is down for good."""
+    def watch(self, stop: Event, *, also: Callable[[], None] | None = None) -> None:
+        """Until ``stop`` is set, keep the processes running. Returns early when one is down for good.
+
+        ``also`` is called at each look, about 20 times a second: for what is not a process of this group.
+        """
         while not stop.wait(_POLL_S):
             if self.check() and not self._restart:
                 return
+            if also is not None:
+                also()
 
     def stop(self) -> None:
         """End all, stage by stage: SIGTERM, their time to finish, SIGKILL for the whole group."""

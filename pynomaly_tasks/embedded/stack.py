@@ -38,6 +38,7 @@ class EmbeddedStack:
         self._settings = settings
         self.directory = settings.data.directory.absolute()
         self._flower = flower
+        self._restart = restart
         self._redis = RedisServer(self.directory / "redis")
         self._processes = ProcessGroup(self.directory / "logs", restart=restart, on_exit=on_exit)
         self.web_address = ""
@@ -101,7 +102,11 @@ class EmbeddedStack:
 
     def watch(self, stop: Event) -> None:
         """Until ``stop`` is set, start again what ends."""
-        self._processes.watch(stop)
+        self._processes.watch(stop, also=self._keep_redis)
+
+    def _keep_redis(self) -> None:
+        if self._restart and not self._redis.is_running():
+            self._redis.start()  # on its port, with what its append-only file holds
 
     def stop(self) -> None:
         """End everything, the web page first and Redis last."""
