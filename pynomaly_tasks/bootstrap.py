@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from pynomaly_tasks.core.job import Job, Json
@@ -29,12 +30,24 @@ if TYPE_CHECKING:
 app = build_app(current_settings, set_as_current=True)
 
 
+_kinds: dict[str, Kind] = dict(KINDS)
+
+
+def add_kind(kind: Kind) -> None:
+    """Teach this process one more kind of job, which is then submitted and run like ours.
+
+    Call it where the kind is defined, and import that in every process that submits or runs it.
+    """
+    _kinds[kind.name] = kind
+
+
 class Platform:
     """Every part of the platform, each made when it is first needed."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, kinds: Mapping[str, Kind] | None = None) -> None:
+        """``kinds`` None takes those of this process: ours, and what `add_kind` added."""
         self.settings = settings
-        self.kinds: Mapping[str, Kind] = KINDS
+        self.kinds: Mapping[str, Kind] = MappingProxyType(_kinds) if kinds is None else kinds
 
     def submit(self, kind: str, request: Mapping[str, Any], **options: Any) -> Job:
         """Accept one job; ``options`` are the fields of `JobOptions`.

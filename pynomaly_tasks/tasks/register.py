@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from pynomaly_tasks.bootstrap import app
+from pynomaly_tasks.bootstrap import add_kind, app
+from pynomaly_tasks.jobs.context import Kind
 from pynomaly_tasks.kinds import KINDS
 from pynomaly_tasks.queueing.app import TASK_PREFIX
 from pynomaly_tasks.tasks.job_task import JobTask
 
 
-def job_task(name: str) -> JobTask:
-    """The task ``pynomaly.tasks.<name>``."""
-    kind = KINDS[name]
+def job_task(kind: str | Kind) -> JobTask:
+    """The task ``pynomaly.tasks.<name>``: of a kind of ours by its name, or of a kind of your own."""
+    if isinstance(kind, str):
+        kind = KINDS[kind]
+    else:
+        add_kind(kind)
+    name = kind.name
     task: JobTask = app.register_task(
         type(
             name,
