@@ -52,7 +52,7 @@ def show(value: Any, n_characters: int = 80) -> str:
         return cut(", ".join(f"{key} {show(one, 40)}" for key, one in value.items()), n_characters)
     if isinstance(value, Sequence) and not isinstance(value, str):
         return cut(", ".join(show(one, 40) for one in value), n_characters)
-    return cut(clean(str(value)), n_characters)
+    return clean(cut(str(value), n_characters))
 
 
 def show_number(value: float | None) -> str:
@@ -129,7 +129,7 @@ def show_timestamp(value: str | None) -> str:
     try:
         at = datetime.fromisoformat(value)
     except ValueError:
-        return cut(clean(value), 40)
+        return clean(cut(value, 40))
     if at.microsecond:
         return f"{at:%Y-%m-%d %H:%M:%S}.{at.microsecond // 1000:03d}"
     if at.second:
