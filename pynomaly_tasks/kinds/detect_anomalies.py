@@ -125,7 +125,7 @@ def run_detection(
             "total": time.perf_counter() - started,
         },
         "versions": versions(),
-        "warnings": [*_choice(detector, found), *found.warnings],
+        "warnings": [*_choice(detector, found), *dataset.warnings, *found.warnings],
     }
     return Outcome(
         anomalies_found=found.n_anomalies,

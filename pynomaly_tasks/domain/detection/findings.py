@@ -34,12 +34,6 @@ class Stores:
     times: ScoreStore | None  #: microseconds since 1970; NaT as its integer
     truth: ScoreStore | None  #: 1 anomaly, 0 usual, -1 not known
 
-    def close(self) -> None:
-        """End writing."""
-        for store in (self.scores, self.times, self.truth):
-            if store is not None:
-                store.close()
-
 
 def score_quantiles(scores: ScoreStore) -> Mapping[str, float]:
     """Scores that so large a share of the rows does not exceed."""

@@ -15,6 +15,9 @@ from pynomaly_tasks.domain.detection.detector import FloatArray
 from pynomaly_tasks.domain.detection.table import Table, TableColumn
 from pynomaly_tasks.errors import InvalidDataset, InvalidRequest
 
+#: Larger values, as infinite ones, are taken as missing: they are sentinels, not measurements, and the
+#: forest's 32-bit floats end soon after.
+LARGEST_VALUE = 1e37
 #: A text column with more distinct values than this in the sample is a name or an id, not a category.
 MAX_CATEGORIES = 1_000
 
@@ -53,18 +56,18 @@ class Preparation:
         return tuple(column.name for column in self.used)
 
     def matrix(self, rows: pa.RecordBatch | pa.Table) -> tuple[FloatArray, NDArray[np.int64]]:
-        """Rows as (n, d); missing and infinite values as NaN. Also how many were infinite, (d,)."""
+        """Rows as (n, d); missing, infinite and huge values as NaN. Also how many were infinite or huge, (d,)."""
         # Column-major: every column is written in one run and most detectors read by column.
         x = np.empty((rows.num_rows, len(self.used)), order="F")
-        n_infinite = np.zeros(len(self.used), dtype=np.int64)
+        n_huge = np.zeros(len(self.used), dtype=np.int64)
         for j, column in enumerate(self.used):
             values = _encoded(rows.column(column.name), column)
-            infinite = np.isinf(values)
-            if infinite.any():
-                n_infinite[j] = np.count_nonzero(infinite)
-                values = np.where(infinite, np.nan, values)
+            huge = np.abs(values) > LARGEST_VALUE
+            if huge.any():
+                n_huge[j] = np.count_nonzero(huge)
+                values = np.where(huge, np.nan, values)
             x[:, j] = values
-        return x, n_infinite
+        return x, n_huge
 
     def fill(self, x: FloatArray) -> FloatArray:
         """x with each missing value replaced by its column's median; x itself when none is missing."""
@@ -176,7 +179,7 @@ def _decide(column: TableColumn, sample: pa.Table, columns: Sequence[str] | None
         encoding = "time"
     draft = UsedColumn(name=name, encoding=encoding, median=0.0, spread=1.0, shares=shares)
     numbers = _encoded(values, draft)
-    numbers = numbers[np.isfinite(numbers)]
+    numbers = numbers[np.abs(numbers) <= LARGEST_VALUE]
     if len(numbers) == 0:
         return LeftOut(column=name, reason="every value is missing")
     if numbers.min() == numbers.max():

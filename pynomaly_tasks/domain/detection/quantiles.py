@@ -89,24 +89,18 @@ class QuantileSummary:
         if self.n == 0:
             raise ValueError("no values")
         if self._exact is not None:
-            return _counted(np.concatenate(self._exact), None, self.n)
+            return _counted(np.concatenate(self._exact))
         low, high = np.sort(self._low), np.sort(self._high)
-        middle, weights = self._weighted()
-        inside = (middle >= low[-1]) & (middle <= high[0])
-        middle, weights = middle[inside], weights[inside]
-        n_middle = self.n - len(low) - len(high)
-        order = np.argsort(middle, kind="stable")
-        thinned, thinned_weights = _thinned(middle[order], weights[order])
-        if len(thinned):
-            thinned_weights = thinned_weights * (n_middle / thinned_weights.sum())
-        else:
-            # Every value in between equals an end of a tail.
-            thinned, thinned_weights = np.array([low[-1]]), np.array([float(n_middle)])
-        return _counted(
-            np.concatenate((low, thinned, high)),
-            np.concatenate((np.ones(len(low)), thinned_weights, np.ones(len(high)))),
-            self.n,
-        )
+        middle, at_most = self._ranked()
+        inside = middle[(middle >= low[-1]) & (middle <= high[0])]
+        points = np.unique(np.concatenate((low, _thinned(inside), high)))
+        counts = at_most[np.searchsorted(middle, points, side="right")]
+        # Between the tails the sketch counts; in them, the values themselves.
+        counts = np.clip(counts, len(low), self.n - len(high))
+        in_low, in_high = points < low[-1], points >= high[0]
+        counts[in_low] = np.searchsorted(low, points[in_low], side="right")
+        counts[in_high] = self.n - len(high) + np.searchsorted(high, points[in_high], side="right")
+        return Distribution(n=self.n, points=points, at_most=np.maximum.accumulate(counts))
 
     def _leave_exactness(self) -> None:
         parts, self._exact = self._exact or [], None
@@ -146,11 +140,14 @@ class QuantileSummary:
         if len(high):
             self._high = -_lowest(-np.concatenate((self._high, high)))
 
-    def _weighted(self) -> tuple[FloatArray, FloatArray]:
+    def _ranked(self) -> tuple[FloatArray, FloatArray]:
+        """All points, ascending, (m,), and the weight up to before each and after the last, (m + 1,)."""
         parts = [self._pending, *self._levels.values()]
         weights = [np.ones(len(self._pending))]
         weights += [np.full(len(buffer), 2.0**level) for level, buffer in self._levels.items()]
-        return np.concatenate(parts), np.concatenate(weights)
+        points = np.concatenate(parts)
+        order = np.argsort(points, kind="stable")
+        return points[order], np.concatenate(([0.0], np.cumsum(np.concatenate(weights)[order])))
 
 
 def _lowest(values: FloatArray) -> FloatArray:
@@ -159,16 +156,12 @@ def _lowest(values: FloatArray) -> FloatArray:
     return np.partition(values, TAIL_VALUES - 1)[:TAIL_VALUES]
 
 
-def _thinned(values: FloatArray, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
-    if len(values) <= MIDDLE_POINTS:
-        return values, weights
-    cumulative = np.cumsum(weights)
-    targets = cumulative[-1] * np.arange(1, MIDDLE_POINTS + 1) / MIDDLE_POINTS
-    index = np.unique(np.minimum(np.searchsorted(cumulative, targets), len(values) - 1))
-    return values[index], np.diff(cumulative[index], prepend=0.0)
+def _thinned(ordered: FloatArray) -> FloatArray:
+    if len(ordered) <= MIDDLE_POINTS:
+        return ordered
+    return ordered[np.linspace(0, len(ordered) - 1, MIDDLE_POINTS).astype(np.intp)]
 
 
-def _counted(values: FloatArray, weights: FloatArray | None, n: int) -> Distribution:
-    points, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    mass = counts.astype(np.float64) if weights is None else np.bincount(inverse, weights)
-    return Distribution(n=n, points=points, at_most=np.cumsum(mass))
+def _counted(values: FloatArray) -> Distribution:
+    points, counts = np.unique(values, return_counts=True)
+    return Distribution(n=len(values), points=points, at_most=np.cumsum(counts).astype(np.float64))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
+
 from pynomaly_tasks.domain.detection.catalog import DetectorSpec
 from pynomaly_tasks.domain.detection.detection import Detection, DetectionTask, Watcher
 from pynomaly_tasks.domain.detection.preparation import Preparation, prepare
@@ -24,7 +26,8 @@ def detect(table: Table, task: DetectionTask, scratch: Path, watch: Watcher) -> 
     """
     watch.progress(0, table.n_rows, "reading a sample")
     names = _sampled_columns(table, task)
-    sample = table.sample(sample_rows_for(table.n_rows, len(names)), task.seed, names)
+    n_sampled = sample_rows_for(table.n_rows, len(names))
+    sample = table.sample(n_sampled, task.seed, names) if names else pa.table({})
     preparation = prepare(
         table,
         sample,

@@ -52,17 +52,15 @@ def detect_in_series(
         truth=ScoreStore(scratch / "truth.bin", "int8") if preparation.label else None,
     )
     started = time.perf_counter()
-    values, n_infinite = _read(table, preparation, column, stores, watch)
+    values, n_huge = _read(table, preparation, column, stores, watch)
     times = None
     if stores.times is not None:
-        stores.times.close()
         times = np.array(stores.times.values()).view("datetime64[us]")
     read = time.perf_counter()
     watch.progress(0, table.n_rows, f"scoring with {spec.name}")
     nanoseconds = None if times is None else times.astype("datetime64[ns]")
     found = score_series(spec.name, spec.typed_params(), nanoseconds, values, task.seed)
     stores.scores.append(found.score)
-    stores.close()
     scored = time.perf_counter()
 
     watch.progress(table.n_rows, table.n_rows, "explaining")
@@ -70,13 +68,12 @@ def detect_in_series(
     flags = ScoreStore(scratch / "labels.bin", "bool")
     scores_file = scratch / "scores.parquet"
     n_anomalies = write_scores(stores, threshold, preparation.timestamp, scores_file, flags)
-    flags.close()
     evaluation, evaluation_warnings = evaluation_of(stores, flags, task.label_windows)
     plot, plot_warnings = plot_of(stores, flags, kind="series", y_label=column, values=values)
     n_missing = int(np.count_nonzero(np.isnan(values)))
     warnings = list(found.warnings)
-    if n_infinite:
-        warnings.append(f"{column}: {n_infinite:,} infinite values are taken as missing")
+    if n_huge:
+        warnings.append(f"{column}: {n_huge:,} values that are infinite or beyond 1e37 are taken as missing")
     filled = [Filled(column=column, n_missing=n_missing, with_="nothing: scored apart")] if n_missing else []
     return Detection(
         detector=spec,
@@ -115,18 +112,18 @@ def _read(
 ) -> tuple[FloatArray, int]:
     names = [column, *(n for n in (preparation.timestamp, preparation.label) if n is not None)]
     parts: list[FloatArray] = []
-    n_read = n_infinite = 0
+    n_read = n_huge = 0
     for batch in table.batches(names, BATCH_ROWS):
-        part, infinite = preparation.matrix(batch)
+        part, huge = preparation.matrix(batch)
         parts.append(part[:, 0])
-        n_infinite += int(infinite[0])
+        n_huge += int(huge[0])
         if stores.times is not None:
             stores.times.append(times_of(batch.column(preparation.timestamp)).view(np.int64))
         if stores.truth is not None and preparation.label is not None:
             stores.truth.append(truth_of(batch.column(preparation.label), preparation.label))
         n_read += batch.num_rows
         watch.progress(n_read, table.n_rows, "reading the series")
-    return np.concatenate(parts) if parts else np.empty(0), n_infinite
+    return np.concatenate(parts) if parts else np.empty(0), n_huge
 
 
 def _anomalies(

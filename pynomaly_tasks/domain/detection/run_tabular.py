@@ -68,7 +68,6 @@ def detect_in_table(
     flags = ScoreStore(scratch / "labels.bin", "bool")
     scores_file = scratch / "scores.parquet"
     n_anomalies = write_scores(stores, threshold, preparation.timestamp, scores_file, flags)
-    flags.close()
     watch.progress(table.n_rows, table.n_rows, "explaining")
     rows = pass_.top.rows()[: min(task.top_n, n_anomalies)]
     reasons = explain(detector, preparation, rows, fill=fill, tick=watch.checkpoint)
@@ -179,7 +178,7 @@ class _ScoringPass:
         self._detector = detector
         self._fill = fill
         self._n_missing: NDArray[np.int64] = np.zeros(len(preparation.used), dtype=np.int64)
-        self._n_infinite: NDArray[np.int64] = np.zeros(len(preparation.used), dtype=np.int64)
+        self._n_huge: NDArray[np.int64] = np.zeros(len(preparation.used), dtype=np.int64)
         self.top = TopRows(task.top_n)
         self.stores = Stores(
             scores=ScoreStore(scratch / "scores.bin"),
@@ -198,7 +197,6 @@ class _ScoringPass:
             self.top.offer(score, first_row, batch, x)
             self._keep(batch)
             watch.progress(self.stores.scores.n_rows, total, "scoring rows")
-        self.stores.close()
 
     def filled(self) -> Sequence[Filled]:
         """Columns in which values were missing, and what the detector saw instead."""
@@ -215,8 +213,8 @@ class _ScoringPass:
 
     def warnings(self) -> list[str]:
         return [
-            f"{column.name}: {int(n):,} infinite values are taken as missing"
-            for column, n in zip(self._preparation.used, self._n_infinite, strict=True)
+            f"{column.name}: {int(n):,} values that are infinite or beyond 1e37 are taken as missing"
+            for column, n in zip(self._preparation.used, self._n_huge, strict=True)
             if n
         ]
 
@@ -228,9 +226,9 @@ class _ScoringPass:
         return [*self._preparation.names, *(name for name in extra if name is not None)]
 
     def _numbers(self, batch: pa.RecordBatch) -> FloatArray:
-        x, n_infinite = self._preparation.matrix(batch)
+        x, n_huge = self._preparation.matrix(batch)
         self._n_missing += np.isnan(x).sum(axis=0)
-        self._n_infinite += n_infinite
+        self._n_huge += n_huge
         return x
 
     def _score(self, raw: FloatArray, watch: Watcher) -> FloatArray:

@@ -17,22 +17,19 @@ _DIGIT_BITS = 16
 
 
 class ScoreStore:
-    """Appends one array after another to a file; reads it back in chunks. Close it before reading."""
+    """Appends one array after another to a file; reads it back in chunks. Keeps no file open."""
 
     def __init__(self, path: Path, dtype: str = "float64") -> None:
         self.n_rows = 0
         self._path = path
         self._dtype = np.dtype(dtype)
-        self._file = path.open("wb")
+        path.write_bytes(b"")
 
     def append(self, values: NDArray[np.generic]) -> None:
         """Add the next rows."""
-        self._file.write(np.ascontiguousarray(values, dtype=self._dtype).tobytes())
+        with self._path.open("ab") as file:
+            file.write(np.ascontiguousarray(values, dtype=self._dtype).tobytes())
         self.n_rows += len(values)
-
-    def close(self) -> None:
-        """End writing."""
-        self._file.close()
 
     def values(self) -> NDArray[np.generic]:
         """All of it, mapped rather than read."""
