@@ -42,6 +42,8 @@ class Controls:
         """
         changed = self._store.cancel(job_id, reason)
         self._submitter.ring(changed.queued)
+        if changed.job.state.is_final:
+            self._submitter.report_end(changed.job)
         announce(self._updates, changed.job)
         return changed.job
 

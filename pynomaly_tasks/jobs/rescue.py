@@ -12,6 +12,7 @@ from pynomaly_tasks.jobs.ports import Queue, Updates
 from pynomaly_tasks.jobs.submit import Submitter
 from pynomaly_tasks.store.reads import JobFilter
 from pynomaly_tasks.store.store import Store
+from pynomaly_tasks.store.transitions import Changed
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +27,7 @@ class Rescued:
     n_lost_attempts: int = 0
     n_republished: int = 0
     n_overdue: int = 0
+    n_reported: int = 0
 
 
 class Rescuer:
@@ -62,6 +64,7 @@ class Rescuer:
             n_lost_attempts=self._lose_expired(),
             n_overdue=self._bury_overdue(),
             n_republished=self._republish_lost(),
+            n_reported=self._report_ends(),
         )
 
     def _lose_expired(self) -> int:
@@ -75,16 +78,36 @@ class Rescuer:
                     "state": change.job.state.value,
                 },
             )
-            self._submitter.ring(change.queued)
-            announce(self._updates, change.job)
+            self._follow_up(change)
         return len(changes)
 
     def _bury_overdue(self) -> int:
         changes = self._store.bury_overdue(BATCH)
         for change in changes:
-            self._submitter.ring(change.queued)
-            announce(self._updates, change.job)
+            self._follow_up(change)
         return len(changes)
+
+    def _follow_up(self, change: Changed) -> None:
+        self._submitter.ring(change.queued)
+        if change.job.state.is_final:
+            self._submitter.report_end(change.job)
+        announce(self._updates, change.job)
+
+    def _report_ends(self) -> int:
+        """Tell Celery of ends it has not heard of: their worker died before it could call what comes next.
+
+        A job that succeeded is delivered once more: the worker finds it done, and Celery goes on
+        with its chain. Submitting the next job twice does nothing, since its id is fixed.
+        """
+        unreported = self._store.list_unreported(self._lost_message_after_s, BATCH)
+        succeeded = [job for job in unreported if job.state is JobState.SUCCEEDED]
+        if succeeded:
+            self._queue.publish(succeeded)
+            self._store.mark_published([job.id for job in succeeded])
+        for job in unreported:
+            if job.state is not JobState.SUCCEEDED:
+                self._submitter.report_end(job)
+        return len(unreported)
 
     def _republish_lost(self) -> int:
         """Ring again for the queued jobs whose message is in no queue.

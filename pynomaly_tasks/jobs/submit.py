@@ -82,6 +82,15 @@ class Submitter:
         except BrokerUnavailable as error:
             log.warning("publish_postponed", extra={"n_jobs": len(jobs), "error": str(error)})
 
+    def report_end(self, job: Job) -> None:
+        """Tell Celery of a job that ended outside a delivery. What cannot be told now, rescue tells later."""
+        try:
+            self._queue.report_end(job)
+        except BrokerUnavailable as error:
+            log.warning("report_postponed", extra={"job_id": job.id, "error": str(error)})
+        else:
+            self._store.mark_reported(job.id)
+
     def _new_job(self, submission: Submission) -> NewJob:
         kind = self._kinds.get(submission.kind)
         if kind is None:

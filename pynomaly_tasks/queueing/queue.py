@@ -10,18 +10,21 @@ from typing import Any
 import orjson
 import redis
 from celery import Celery
+from celery.app.task import Context
+from celery.exceptions import BackendError
 from kombu.exceptions import OperationalError
 
-from pynomaly_tasks.core.job import Job
+from pynomaly_tasks.core.job import Job, JobState
 from pynomaly_tasks.errors import BrokerUnavailable
 from pynomaly_tasks.queueing.app import (
     KILL_AFTER_LIMIT_S,
     PRIORITY_STEPS,
+    SIGNAL_AFTER_LIMIT_S,
     TASK_PREFIX,
     redis_priority,
 )
+from pynomaly_tasks.queueing.failure import JobFailed
 from pynomaly_tasks.settings import RedisSettings
-
 
 _SEPARATOR = "\x06\x16"  # kombu's, between a queue's name and its priority
 _SHOWN_CHARACTERS = 1_024
@@ -73,16 +76,48 @@ class CeleryQueue:
             replaced_task_nesting=envelope.get("replaced_task_nesting", 0),
             stamped_headers=envelope.get("stamped_headers"),
             **envelope.get("stamps", {}),
+            retries=job.n_failed,
             root_id=job.root_id,
             parent_id=job.parent_id,
             time_limit=None if limit_s is None else limit_s + KILL_AFTER_LIMIT_S,
-            soft_time_limit=limit_s,
-            argsrepr="()",
-            kwargsrepr=orjson.dumps(job.request).decode()[:_SHOWN_CHARACTERS],
+            soft_time_limit=None if limit_s is None else limit_s + SIGNAL_AFTER_LIMIT_S,
+            origin=envelope.get("origin"),
+            argsrepr=envelope.get("argsrepr", "()"),
+            kwargsrepr=envelope.get("kwargsrepr") or _shown(job),
         )
         self._app.amqp.send_task_message(
-            producer, TASK_PREFIX + job.kind, message, queue=job.queue, priority=redis_priority(job.priority)
+            producer,
+            TASK_PREFIX + job.kind,
+            message,
+            queue=job.queue,
+            priority=redis_priority(job.priority),
+            headers=envelope.get("headers"),
         )
+
+    def report_end(self, job: Job) -> None:
+        """Write the end of a job that no delivery will report into Celery's results, and fire its errbacks."""
+        envelope = job.envelope
+        request = Context(
+            id=job.id,
+            task=TASK_PREFIX + job.kind,
+            group=envelope.get("group_id"),
+            group_index=envelope.get("group_index"),
+            chord=envelope.get("chord"),
+            chain=envelope.get("chain"),
+            errbacks=envelope.get("link_error"),
+            root_id=job.root_id or job.id,
+            parent_id=job.parent_id,
+        )
+        store_result = not envelope.get("ignore_result", False)
+        with mapped_errors():
+            if job.state is JobState.CANCELLED:
+                self._app.backend.mark_as_revoked(
+                    job.id, "cancelled", request=request, store_result=store_result
+                )
+            else:
+                self._app.backend.mark_as_failure(
+                    job.id, JobFailed.of(job), request=request, store_result=store_result
+                )
 
     def n_ready(self, queue: str) -> int:
         """Messages waiting in the queue, over all priorities."""
@@ -113,6 +148,11 @@ class CeleryQueue:
         return client
 
 
+def _shown(job: Job) -> str:
+    """The request as events and Flower show it."""
+    return orjson.dumps(job.request).decode()[:_SHOWN_CHARACTERS]
+
+
 def _keys(queue: str) -> list[str]:
     return [queue if step == 0 else f"{queue}{_SEPARATOR}{step}" for step in PRIORITY_STEPS]
 
@@ -131,5 +171,5 @@ def mapped_errors() -> Iterator[None]:
     """Turn kombu's, redis' and the socket's errors into BrokerUnavailable."""
     try:
         yield
-    except (OperationalError, redis.RedisError, OSError) as error:
+    except (OperationalError, BackendError, redis.RedisError, OSError) as error:
         raise BrokerUnavailable(f"the broker gave no answer: {error}") from error

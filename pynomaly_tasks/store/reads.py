@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy import ColumnElement, func, or_, select, update
 
 from pynomaly_tasks.core.job import Attempt, DeadReason, Job, JobResult, JobState
 from pynomaly_tasks.errors import NotFound
@@ -138,11 +138,28 @@ class Reads:
     def mark_published(self, job_ids: Sequence[str]) -> None:
         """Note that the jobs' messages were sent, or seen in their queue, just now."""
         with self._db.writing() as connection:
-            connection.execute(
-                update(jobs)
-                .where(jobs.c.id.in_(job_ids), jobs.c.state == JobState.QUEUED)
-                .values(published_at=server_now())
+            connection.execute(update(jobs).where(jobs.c.id.in_(job_ids)).values(published_at=server_now()))
+
+    def list_unreported(self, age_s: float, limit: int) -> list[Job]:
+        """Jobs that ended at least that long ago without Celery having been told."""
+        long_ago = server_now() - age_s
+        query = (
+            select(jobs)
+            .where(
+                jobs.c.report_due,
+                jobs.c.finished_at <= long_ago,
+                or_(jobs.c.published_at.is_(None), jobs.c.published_at <= long_ago),
             )
+            .order_by(jobs.c.finished_at)
+            .limit(limit)
+        )
+        with self._db.reading() as connection:
+            return [job_from_row(row) for row in connection.execute(query)]
+
+    def mark_reported(self, job_id: str) -> None:
+        """Note that Celery knows of the job's end."""
+        with self._db.writing() as connection:
+            connection.execute(update(jobs).where(jobs.c.id == job_id).values(report_due=False))
 
     def _conditions(self, which: JobFilter) -> list[ColumnElement[bool]]:
         conditions: list[ColumnElement[bool]] = []

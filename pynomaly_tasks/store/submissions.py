@@ -124,4 +124,5 @@ def _row(job: NewJob, now: float) -> dict[str, Any]:
         "created_at": now,
         "published_at": now if due else None,
         "cancel_reason": "",
+        "report_due": False,
     }

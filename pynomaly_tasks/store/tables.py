@@ -5,6 +5,7 @@ from __future__ import annotations
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     Column,
     Double,
     ForeignKey,
@@ -78,6 +79,8 @@ jobs = Table(
     Column("error_type", Text),
     Column("error_message", Text),
     Column("dead_reason", String(32)),
+    # Celery has still to learn of the end: what comes next in a chain waits for that.
+    Column("report_due", Boolean, nullable=False),
     sqlite_autoincrement=True,
 )
 _is_open = text("state IN ('waiting', 'queued', 'running')")
@@ -109,6 +112,12 @@ Index(
 Index("ix_jobs_ordering", jobs.c.ordering_key, jobs.c.seq, postgresql_where=_is_open, sqlite_where=_is_open)
 Index("ix_jobs_state_seq", jobs.c.state, jobs.c.seq)
 Index("ix_jobs_finished", jobs.c.finished_at)
+Index(
+    "ix_jobs_report_due",
+    jobs.c.finished_at,
+    postgresql_where=text("report_due"),
+    sqlite_where=text("report_due"),
+)
 
 attempts = Table(
     "attempts",

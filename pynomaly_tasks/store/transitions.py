@@ -146,7 +146,7 @@ class Transitions:
                 settlement = Settlement(
                     state=JobState.CANCELLED, outcome=AttemptOutcome.CANCELLED, error=settlement.error
                 )
-            return self._settle(connection, row, settlement)
+            return self._settle(connection, row, settlement, report_due=_has_continuation(row.envelope))
 
     def lose(self, job_id: str, worker: str, error: JobError, max_lost: int) -> Changed | None:
         """End the attempt whose process died under ``worker``; None when it holds the job no more."""
@@ -215,7 +215,9 @@ class Transitions:
             add_job_event(connection, job_id, "cancelled", {"reason": reason})
             return Changed(job=job, queued=_next_of_its_key(connection, job))
 
-    def _settle(self, connection: Connection, row: Row[Any], settlement: Settlement) -> Changed:
+    def _settle(
+        self, connection: Connection, row: Row[Any], settlement: Settlement, *, report_due: bool = True
+    ) -> Changed:
         error = settlement.error
         connection.execute(
             update(attempts)
@@ -234,6 +236,7 @@ class Transitions:
             "error_message": error and error.message,
             "n_failed": row.n_failed + (settlement.outcome is AttemptOutcome.FAILED),
             "n_lost": row.n_lost + (settlement.outcome is AttemptOutcome.LOST),
+            "report_due": settlement.state.is_final and report_due,
         }
         if settlement.state is JobState.WAITING:
             changes["run_at"] = server_now() + settlement.retry_delay_s
@@ -313,6 +316,7 @@ def _move(connection: Connection, row: Row[Any], state: JobState, **changes: Any
         raise JobAlreadyFinal(f"job {row.id} is {row.state}; it cannot become {state}")
     if state.is_final:
         changes["finished_at"] = server_now()
+        changes.setdefault("report_due", True)
     moved = connection.execute(
         update(jobs)
         .where(jobs.c.seq == row.seq, jobs.c.state == row.state, jobs.c.attempt == row.attempt)
@@ -342,6 +346,11 @@ def _add_dead_letter(connection: Connection, job: Job, message: str) -> None:
             created_at=server_now(),
         )
     )
+
+
+def _has_continuation(envelope: Json) -> bool:
+    """Whether Celery calls something when the job has ended."""
+    return any(envelope.get(name) for name in ("chain", "link", "link_error", "chord"))
 
 
 def _stale(job_id: str, attempt: int) -> StaleAttempt:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+import structlog
 from celery import Task
 from celery.exceptions import Ignore, Retry
 from celery.result import AsyncResult
@@ -14,15 +15,18 @@ from celery.result import AsyncResult
 from pynomaly_tasks.bootstrap import current_platform
 from pynomaly_tasks.core.ids import new_job_id
 from pynomaly_tasks.core.job import DeadReason, Job, JobState, Progress
-from pynomaly_tasks.errors import InvalidRequest, NotFound, PynomalyError
+from pynomaly_tasks.errors import InvalidRequest, NotFound, StoreUnavailable
 from pynomaly_tasks.jobs.context import Kind
 from pynomaly_tasks.jobs.submission import Submission
 from pynomaly_tasks.jobs.validation import named_arguments
 from pynomaly_tasks.queueing.envelope import ENVELOPE_KEYS
+from pynomaly_tasks.queueing.failure import JobFailed
 from pynomaly_tasks.tasks.identity import worker_id
 
 if TYPE_CHECKING:
     from pynomaly_tasks.jobs.run import Finished
+
+log = structlog.get_logger(__name__)
 
 #: Options of `apply_async` that mean nothing here: the job's row decides what they would.
 _IGNORED_OPTIONS = frozenset(
@@ -30,10 +34,6 @@ _IGNORED_OPTIONS = frozenset(
     | {"task_type", "add_to_parent", "publisher", "exchange", "routing_key", "argsrepr", "kwargsrepr"}
     | {"soft_time_limit", "headers", "delivery_mode", "queue_name", "result_cls"}
 )
-
-
-class JobFailed(PynomalyError):
-    """The job behind a repeated delivery had failed before; ``.get()`` shows its error again."""
 
 
 class JobTask(Task):  # type: ignore[misc]  # Celery has no types
@@ -86,6 +86,22 @@ class JobTask(Task):  # type: ignore[misc]  # Celery has no types
             finished = self._run(delivery.id)
         return self._answer(finished)
 
+    def on_success(self, retval: Any, task_id: str, args: Any, kwargs: Any) -> None:
+        """Celery has called what comes next."""
+        self._mark_reported(task_id)
+
+    def on_failure(self, exc: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+        """Celery has called the errbacks."""
+        self._mark_reported(task_id)
+
+    def _mark_reported(self, job_id: str) -> None:
+        request = self.request
+        if request.chain or request.callbacks or request.errbacks or request.chord:
+            try:
+                current_platform().store.mark_reported(job_id)
+            except StoreUnavailable as error:
+                log.warning("report_not_marked", job_id=job_id, error=str(error))  # rescue reports once more
+
     def _run(self, job_id: str) -> Finished:
         return current_platform().runner.run(
             job_id, worker_id(self.request.hostname), on_start=self._on_start, on_progress=self._on_progress
@@ -135,13 +151,12 @@ class JobTask(Task):  # type: ignore[misc]  # Celery has no types
             # what comes next in the chain, and submitting that twice does nothing.
             return job.summary
         if job.state is JobState.CANCELLED:
-            best_effort(self.backend.mark_as_revoked, self.request.id, "cancelled", request=self.request)
+            current_platform().submitter.report_end(job)
             raise Ignore
         if job.state in (JobState.FAILED, JobState.DEAD):
             if finished.ran and finished.error is not None:
                 raise finished.error
-            described = job.error
-            raise JobFailed(f"{described.type}: {described.message}" if described else f"job {job.id} failed")
+            raise JobFailed.of(job)
         if finished.ran:
             raise Retry(message=f"job {job.id} is {job.state}", exc=finished.error, when=job.run_at)
         # Running elsewhere, waiting, or queued again: another delivery is, or will be, its own.
@@ -156,9 +171,7 @@ def best_effort(call: Any, *args: Any, **kwargs: Any) -> None:
     try:
         call(*args, **kwargs)
     except (redis.RedisError, BackendError, OSError, RuntimeError) as error:
-        import structlog
-
-        structlog.get_logger(__name__).warning("result_backend_unreachable", error=str(error))
+        log.warning("result_backend_unreachable", error=str(error))
 
 
 def job_options(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from celery.worker.request import Request
 from pynomaly_tasks.bootstrap import current_platform
 from pynomaly_tasks.core.job import AttemptOutcome, DeadReason, JobError, JobState
 from pynomaly_tasks.errors import Conflict, NotFound, PynomalyError
+from pynomaly_tasks.queueing.failure import JobFailed
 from pynomaly_tasks.store.transitions import Settlement
 from pynomaly_tasks.tasks.identity import worker_id
 
@@ -92,15 +93,14 @@ class JobRequest(Request):  # type: ignore[misc]  # Celery has no types
         """Tell Celery how the job stands, and give the message up: the engine rings anew when it must."""
         from celery.worker.state import task_ready
 
-        from pynomaly_tasks.tasks.job_task import JobFailed, best_effort
+        from pynomaly_tasks.tasks.job_task import best_effort
 
         task_ready(self)
-        job = current_platform().store.find_job(self.id)
+        platform = current_platform()
+        job = platform.store.find_job(self.id)
         failure = JobFailed(f"{error.type}: {error.message}")
-        if job is not None and job.state is JobState.CANCELLED:
-            best_effort(self.task.backend.mark_as_revoked, self.id, "cancelled", request=self._context)
-        elif job is not None and job.state.is_final:
-            best_effort(self.task.backend.mark_as_failure, self.id, failure, request=self._context)
+        if job is not None and job.state.is_final:
+            platform.submitter.report_end(job)
         else:
             best_effort(self.task.backend.mark_as_retry, self.id, failure, request=self._context)
         self.acknowledge()

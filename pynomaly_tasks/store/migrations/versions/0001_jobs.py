@@ -67,6 +67,7 @@ def upgrade() -> None:
         sa.Column("error_type", sa.Text(), nullable=True),
         sa.Column("error_message", sa.Text(), nullable=True),
         sa.Column("dead_reason", sa.String(length=32), nullable=True),
+        sa.Column("report_due", sa.Boolean(), nullable=False),
         sa.PrimaryKeyConstraint("seq", name=op.f("pk_jobs")),
         sa.UniqueConstraint("id", name=op.f("uq_jobs_id")),
         sa.UniqueConstraint("idempotency_key", name=op.f("uq_jobs_idempotency_key")),
@@ -81,6 +82,14 @@ def upgrade() -> None:
         sqlite_where=sa.text("state IN ('waiting', 'queued') AND deadline_at IS NOT NULL"),
     )
     op.create_index("ix_jobs_finished", "jobs", ["finished_at"], unique=False)
+    op.create_index(
+        "ix_jobs_report_due",
+        "jobs",
+        ["finished_at"],
+        unique=False,
+        postgresql_where=sa.text("report_due"),
+        sqlite_where=sa.text("report_due"),
+    )
     op.create_index(
         "ix_jobs_ordering",
         "jobs",
