@@ -118,6 +118,8 @@ def mapped_errors() -> Iterator[None]:
     try:
         yield
     except (OperationalError, InterfaceError, PoolTimeout) as error:
+        if getattr(getattr(error, "orig", None), "sqlite_errorname", "") == "SQLITE_ERROR":
+            raise  # a mistake in the statement, which sqlite3 gives the same class
         raise StoreUnavailable(f"the job store gave no answer: {getattr(error, 'orig', error)}") from error
     except DBAPIError as error:
         if error.connection_invalidated:
