@@ -10,6 +10,7 @@ PynomalyError
 │   ├── JobAlreadyFinal     the job has ended; nothing about it can change
 │   ├── IdempotencyMismatch the idempotency key is taken by a job with another request
 │   └── StaleAttempt        a newer attempt owns the job; this one's result is refused
+├── JobFailed               what `AsyncResult.get()` raises where the job's own error cannot be raised again
 ├── Interrupted             raised inside a running job, at its next checkpoint
 │   ├── JobCancelled        somebody cancelled the job
 │   └── TimeLimitExceeded   the attempt ran longer than its time limit
@@ -89,6 +90,10 @@ class IdempotencyMismatch(Conflict):
 
 class StaleAttempt(Conflict):
     """A newer attempt owns the job, or it has ended; this attempt's result is refused."""
+
+
+class JobFailed(PynomalyError):
+    """The job ended without a result; the message names the error's type and says what it said."""
 
 
 class Interrupted(PynomalyError):

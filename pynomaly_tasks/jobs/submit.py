@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 import orjson
 
 from pynomaly_tasks.core.ids import new_job_id
 from pynomaly_tasks.core.job import Job, JobState, NewJob
 from pynomaly_tasks.core.retry import RetryPolicy
-from pynomaly_tasks.errors import BrokerUnavailable, InvalidRequest
+from pynomaly_tasks.errors import BrokerUnavailable, InvalidRequest, StoreUnavailable
 from pynomaly_tasks.jobs.announce import announce
 from pynomaly_tasks.jobs.context import Kind
 from pynomaly_tasks.jobs.options import JobOptions
@@ -20,6 +22,9 @@ from pynomaly_tasks.jobs.validation import validated
 from pynomaly_tasks.store.store import Store
 
 log = logging.getLogger(__name__)
+
+#: An id names directories and files, so it must not be a path.
+_JOB_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
 
 #: One transaction and one pipeline; more at once would hold SQLite's write lock for seconds.
 MAX_JOBS_PER_CALL = 10_000
@@ -69,8 +74,11 @@ class Submitter:
         return [job for job, _ in stored]
 
     def adopt(self, submission: Submission) -> Job:
-        """Store a job whose message is already here, sent by a process without this package."""
-        [(job, _)] = self._store.insert_jobs([self._new_job(submission)])
+        """Store a job whose message is already here, sent by a process without this package.
+
+        What is wrong with its dataset is found by its work: then the job says so, and is seen.
+        """
+        [(job, _)] = self._store.insert_jobs([self._new_job(submission, check=False)])
         return job
 
     def ring(self, jobs: Sequence[Job]) -> None:
@@ -81,6 +89,9 @@ class Submitter:
             self._queue.publish(jobs)
         except BrokerUnavailable as error:
             log.warning("publish_postponed", extra={"n_jobs": len(jobs), "error": str(error)})
+            # A hint only: without it, rescue finds the jobs a few seconds later.
+            with suppress(StoreUnavailable):
+                self._store.mark_unpublished([job.id for job in jobs])
 
     def report_end(self, job: Job) -> None:
         """Tell Celery of a job that ended outside a delivery. What cannot be told now, rescue tells later."""
@@ -91,11 +102,18 @@ class Submitter:
         else:
             self._store.mark_reported(job.id)
 
-    def _new_job(self, submission: Submission) -> NewJob:
+    def _new_job(self, submission: Submission, *, check: bool = True) -> NewJob:
         kind = self._kinds.get(submission.kind)
         if kind is None:
             raise InvalidRequest.of(
                 "kind", f"{submission.kind!r} is unknown; the kinds are {', '.join(sorted(self._kinds))}"
+            )
+        job_id = submission.job_id or new_job_id()
+        if not _JOB_ID.fullmatch(job_id):
+            raise InvalidRequest.of(
+                "task_id",
+                f"{job_id[:100]!r} is no job id: letters, digits, '_', '-' and '.' are taken, at most 200, "
+                "and no '-' or '.' at the start; leave it out to get one",
             )
         options = validated(JobOptions, submission.options)
         if options.time_limit_s is not None and options.time_limit_s > self._max_time_limit_s:
@@ -113,11 +131,11 @@ class Submitter:
                 f"is {size:,} bytes of JSON, at most {self._max_request_bytes:,} are taken; "
                 "put the data into a dataset and name that",
             )
-        if kind.check is not None:
+        if check and kind.check is not None:
             kind.check(request, self._datasets)
         default = RetryPolicy()
         return NewJob(
-            id=submission.job_id or new_job_id(),
+            id=job_id,
             kind=kind.name,
             queue=options.queue or kind.queue,
             request=plain,
@@ -136,6 +154,6 @@ class Submitter:
             owner=options.owner,
             replay_of=options.replay_of,
             parent_id=options.parent_id,
-            root_id=options.root_id,
+            root_id=options.root_id or job_id,
             envelope=submission.envelope,
         )

@@ -24,7 +24,9 @@ QUEUES = {
 #: One Redis list a priority. Celery's four steps would make 8 and 9 the same.
 PRIORITY_STEPS = list(range(10))
 
-#: Between the signal that stops a task at its limit and the kill of one that does not heed it.
+#: A job past its limit stops at its next checkpoint, which loses nothing. One that reaches none for
+#: this long is interrupted by a signal, and one that does not heed that is killed.
+SIGNAL_AFTER_LIMIT_S = 1.0
 KILL_AFTER_LIMIT_S = 5.0
 
 
@@ -59,6 +61,10 @@ def celery_options(settings: Settings) -> dict[str, Any]:
             # Redis gives a message out again after this long, whether its job runs or not. The
             # job's lease does that work in seconds, so this is only a last resort.
             "visibility_timeout": redis.visibility_timeout_s,
+            # A publish to a broker that is down fails at once: the job is stored, and rescue rings for
+            # it later. kombu's default tries for ever, so that `.delay()` never returns. The worker's
+            # own reconnecting is the option `broker_connection_max_retries`.
+            "max_retries": 0,
         },
         # A broker that is down at start, or goes away, is waited for: processes start in any order.
         "broker_connection_retry_on_startup": True,
@@ -66,8 +72,9 @@ def celery_options(settings: Settings) -> dict[str, Any]:
         # Each publish is tried by the queue itself, and rescue repeats what was not sent; with
         # Celery's own policy a `.delay()` would hang while the broker is down.
         "task_publish_retry": False,
-        "result_backend": redis.results(),
-        "result_backend_transport_options": {"retry_policy": {"timeout": redis.socket_timeout_s}},
+        # Celery's own, patient where it matters; see the module.
+        "result_backend": f"pynomaly_tasks.queueing.results:Results+{redis.results()}",
+        "result_backend_transport_options": {"retry_policy": {"max_retries": 0}},
         "redis_socket_timeout": redis.socket_timeout_s,
         "redis_socket_connect_timeout": redis.connect_timeout_s,
         "redis_socket_keepalive": True,
@@ -94,8 +101,9 @@ def celery_options(settings: Settings) -> dict[str, Any]:
         # repeated delivery too, over the state of the attempt that runs.
         "task_track_started": False,
         "worker_send_task_events": True,
-        "task_time_limit": jobs.max_time_limit_s + KILL_AFTER_LIMIT_S,
-        "task_soft_time_limit": jobs.max_time_limit_s,
+        # Of a job that names no limit; a message that names one carries it.
+        "task_time_limit": jobs.time_limit_s + KILL_AFTER_LIMIT_S,
+        "task_soft_time_limit": jobs.time_limit_s + SIGNAL_AFTER_LIMIT_S,
         # With broker and results on one Redis, True lost the running task at every restart of it.
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         # A worker that reconnects works on as before.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-#: Keys of a job's envelope that Celery's message builder takes under the same name.
+#: Keys of a job's envelope: options of `apply_async` that its messages hand to the worker.
 ENVELOPE_KEYS = frozenset(
     {
         "group_id",
@@ -13,6 +13,10 @@ ENVELOPE_KEYS = frozenset(
         "link_error",
         "reply_to",
         "shadow",
+        "headers",
+        "origin",
+        "argsrepr",
+        "kwargsrepr",
         "replaced_task_nesting",
         "ignore_result",
         "stamped_headers",

@@ -23,7 +23,8 @@ from pynomaly_tasks.queueing.app import (
     TASK_PREFIX,
     redis_priority,
 )
-from pynomaly_tasks.queueing.failure import JobFailed
+from pynomaly_tasks.queueing.callbacks import give_ids
+from pynomaly_tasks.queueing.failure import failure_of
 from pynomaly_tasks.settings import RedisSettings
 
 _SEPARATOR = "\x06\x16"  # kombu's, between a queue's name and its priority
@@ -104,19 +105,21 @@ class CeleryQueue:
             group_index=envelope.get("group_index"),
             chord=envelope.get("chord"),
             chain=envelope.get("chain"),
+            callbacks=envelope.get("link"),
             errbacks=envelope.get("link_error"),
             root_id=job.root_id or job.id,
             parent_id=job.parent_id,
         )
+        give_ids(request)
         store_result = not envelope.get("ignore_result", False)
-        with mapped_errors():
+        with mapped_errors(), self._app.backend.impatient():
             if job.state is JobState.CANCELLED:
                 self._app.backend.mark_as_revoked(
                     job.id, "cancelled", request=request, store_result=store_result
                 )
             else:
                 self._app.backend.mark_as_failure(
-                    job.id, JobFailed.of(job), request=request, store_result=store_result
+                    job.id, failure_of(job), request=request, store_result=store_result
                 )
 
     def n_ready(self, queue: str) -> int:

@@ -5,6 +5,10 @@ from __future__ import annotations
 from celery import Celery
 
 from pynomaly_tasks.queueing.app import TASK_PREFIX
+from pynomaly_tasks.tasks import logs
+
+#: Changes beat by being imported.
+BEAT_MODULES = (logs,)
 
 HEALTH_EVERY_S = 30.0
 CLEANUP_EVERY_S = 3_600.0

@@ -3,37 +3,33 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-import structlog
 from celery import Task
-from celery.exceptions import Ignore, Retry
+from celery.exceptions import Ignore, Reject, Retry
 from celery.result import AsyncResult
 
 from pynomaly_tasks.bootstrap import current_platform
-from pynomaly_tasks.core.ids import new_job_id
 from pynomaly_tasks.core.job import DeadReason, Job, JobState, Progress
-from pynomaly_tasks.errors import InvalidRequest, NotFound, StoreUnavailable
+from pynomaly_tasks.errors import InvalidInput, NotFound, StoreUnavailable
 from pynomaly_tasks.jobs.context import Kind
 from pynomaly_tasks.jobs.submission import Submission
 from pynomaly_tasks.jobs.validation import named_arguments
-from pynomaly_tasks.queueing.envelope import ENVELOPE_KEYS
-from pynomaly_tasks.queueing.failure import JobFailed
+from pynomaly_tasks.queueing.callbacks import give_ids
+from pynomaly_tasks.queueing.failure import failure_of
+from pynomaly_tasks.tasks.call_options import envelope, envelope_of_delivery, job_options
 from pynomaly_tasks.tasks.identity import worker_id
+from pynomaly_tasks.telemetry import get_logger
 
 if TYPE_CHECKING:
     from pynomaly_tasks.jobs.run import Finished
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
-#: Options of `apply_async` that mean nothing here: the job's row decides what they would.
-_IGNORED_OPTIONS = frozenset(
-    {"producer", "connection", "router", "retry", "retry_policy", "serializer", "compression", "retries"}
-    | {"task_type", "add_to_parent", "publisher", "exchange", "routing_key", "argsrepr", "kwargsrepr"}
-    | {"soft_time_limit", "headers", "delivery_mode", "queue_name", "result_cls"}
-)
+#: A slot that finds the store away gives its delivery back after this long, so as not to spin.
+_STORE_AWAY_PAUSE_S = 1.0
 
 
 class JobTask(Task):  # type: ignore[misc]  # Celery has no types
@@ -56,7 +52,7 @@ class JobTask(Task):  # type: ignore[misc]  # Celery has no types
         task_id: str | None = None,
         **options: Any,
     ) -> AsyncResult:
-        """Submit a job. Raises InvalidRequest, IdempotencyMismatch, StoreUnavailable."""
+        """Submit a job. Raises InvalidRequest, InvalidDataset, IdempotencyMismatch, StoreUnavailable."""
         request = named_arguments(self.kind.request_model, args or (), kwargs or {})
         parent = self.app.current_worker_task
         if parent is not None and parent.request.id:
@@ -66,9 +62,9 @@ class JobTask(Task):  # type: ignore[misc]  # Celery has no types
             Submission(
                 kind=self.kind.name,
                 request=request,
-                job_id=task_id or new_job_id(),
+                job_id=task_id,
                 options=job_options(options),
-                envelope=_envelope(options),
+                envelope=envelope(options),
             )
         )
         result = self.AsyncResult(job.id)
@@ -79,12 +75,23 @@ class JobTask(Task):  # type: ignore[misc]  # Celery has no types
     def run(self, *args: Any, **kwargs: Any) -> Mapping[str, Any]:
         """Run the job of this delivery; its summary."""
         delivery = self.request
+        if delivery.called_directly:
+            raise TypeError(f"{self.name} runs in a worker: call .delay(...) or .apply_async(...) instead")
+        give_ids(delivery)
         try:
-            finished = self._run(delivery.id)
+            return self._answer(self._finished(args, kwargs))
+        except StoreUnavailable as error:
+            # Nothing is known to be done, so the message must live on, in the broker.
+            log.warning("delivery_given_back", job_id=delivery.id, error=str(error))
+            time.sleep(_STORE_AWAY_PAUSE_S)
+            raise Reject(str(error), requeue=True) from error
+
+    def _finished(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Finished:
+        try:
+            return self._run(self.request.id)
         except NotFound:
             self._adopt(args, kwargs)
-            finished = self._run(delivery.id)
-        return self._answer(finished)
+            return self._run(self.request.id)
 
     def on_success(self, retval: Any, task_id: str, args: Any, kwargs: Any) -> None:
         """Celery has called what comes next."""
@@ -108,22 +115,28 @@ class JobTask(Task):  # type: ignore[misc]  # Celery has no types
         )
 
     def _adopt(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        """Make the row of a message that somebody sent without our package."""
+        """Make the row of a message that somebody sent without our package. Raises InvalidInput."""
         platform = current_platform()
         delivery = self.request
         info = delivery.delivery_info or {}
         queue = info.get("routing_key") or self.kind.queue
+        hard_s, soft_s = delivery.timelimit or (None, None)
         try:
             platform.submitter.adopt(
                 Submission(
                     kind=self.kind.name,
                     request=named_arguments(self.kind.request_model, args, kwargs),
                     job_id=delivery.id,
-                    options={"queue": queue, "root_id": delivery.root_id, "parent_id": delivery.parent_id},
-                    envelope=_envelope_of_delivery(delivery),
+                    options={
+                        "queue": queue,
+                        "root_id": delivery.root_id,
+                        "parent_id": delivery.parent_id,
+                        "time_limit_s": soft_s or hard_s,
+                    },
+                    envelope=envelope_of_delivery(delivery),
                 )
             )
-        except InvalidRequest as error:
+        except InvalidInput as error:
             platform.store.add_unreadable(
                 queue, self.kind.name, _payload(args, kwargs), DeadReason.UNREADABLE, str(error)
             )
@@ -140,7 +153,7 @@ class JobTask(Task):  # type: ignore[misc]  # Celery has no types
 
     def _note(self, state: str, meta: Mapping[str, Any]) -> None:
         if not self.request.ignore_result:
-            best_effort(self.update_state, state=state, meta=dict(meta))
+            best_effort(self.backend.note, self.request.id, state, meta, self.request)
 
     def _answer(self, finished: Finished) -> Mapping[str, Any]:
         """The job's end as Celery knows ends: a value, or one of its exceptions."""
@@ -154,9 +167,7 @@ class JobTask(Task):  # type: ignore[misc]  # Celery has no types
             current_platform().submitter.report_end(job)
             raise Ignore
         if job.state in (JobState.FAILED, JobState.DEAD):
-            if finished.ran and finished.error is not None:
-                raise finished.error
-            raise JobFailed.of(job)
+            raise failure_of(job, finished.error if finished.ran else None)
         if finished.ran:
             raise Retry(message=f"job {job.id} is {job.state}", exc=finished.error, when=job.run_at)
         # Running elsewhere, waiting, or queued again: another delivery is, or will be, its own.
@@ -172,66 +183,6 @@ def best_effort(call: Any, *args: Any, **kwargs: Any) -> None:
         call(*args, **kwargs)
     except (redis.RedisError, BackendError, OSError, RuntimeError) as error:
         log.warning("result_backend_unreachable", error=str(error))
-
-
-def job_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Celery's options and ours as the fields of `JobOptions`. Raises InvalidRequest for what neither knows."""
-    ours: dict[str, Any] = {}
-    for name, value in options.items():
-        if value is None or name in ENVELOPE_KEYS or name in _IGNORED_OPTIONS:
-            continue
-        if name == "countdown":
-            ours["delay_s"] = value
-        elif name == "eta":
-            ours["run_at"] = value if isinstance(value, str) else _aware(value)
-        elif name == "expires":
-            ours["deadline_at"] = _instant(value)
-        elif name == "time_limit":
-            ours["time_limit_s"] = value
-        elif name == "queue":
-            ours["queue"] = getattr(value, "name", value)
-        elif name in options.get("stamped_headers", ()) or ():
-            continue
-        else:
-            ours[name] = value
-    if "delay_s" in ours and "run_at" in ours:
-        del ours["delay_s"]  # as Celery does
-    return ours
-
-
-def _instant(value: Any) -> Any:
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return datetime.now(UTC) + timedelta(seconds=value)
-    return _aware(value) if isinstance(value, datetime) else value
-
-
-def _aware(value: datetime) -> datetime:
-    return value if value.tzinfo else value.replace(tzinfo=UTC)
-
-
-def _envelope(options: Mapping[str, Any]) -> dict[str, Any]:
-    envelope = {name: options[name] for name in ENVELOPE_KEYS if options.get(name)}
-    for name in ("link", "link_error"):
-        if name in envelope and not isinstance(envelope[name], (list, tuple)):
-            envelope[name] = [envelope[name]]
-    stamped = options.get("stamped_headers") or ()
-    if stamped:
-        envelope["stamps"] = {name: options[name] for name in stamped if name in options}
-    return envelope
-
-
-def _envelope_of_delivery(delivery: Any) -> dict[str, Any]:
-    found = {
-        "group_id": delivery.group,
-        "group_index": delivery.group_index,
-        "chord": delivery.chord,
-        "chain": delivery.chain,
-        "link": delivery.callbacks,
-        "link_error": delivery.errbacks,
-        "reply_to": delivery.reply_to,
-        "ignore_result": delivery.ignore_result,
-    }
-    return {name: value for name, value in found.items() if value}
 
 
 def _payload(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:

@@ -58,6 +58,9 @@ class Maintenance(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has 
                     platform.rescuer.rescue()
             except PynomalyError as error:
                 log.warning("maintenance_postponed", error=str(error))
+            except Exception:
+                # The outermost loop of a thread that every promise hangs on: it must not end.
+                log.exception("maintenance_failed")
 
 
 @app.task(name="pynomaly.tasks.rescue", ignore_result=False, acks_late=False)

@@ -11,8 +11,7 @@ from celery.worker.request import Request
 
 from pynomaly_tasks.bootstrap import current_platform
 from pynomaly_tasks.core.job import AttemptOutcome, DeadReason, JobError, JobState
-from pynomaly_tasks.errors import Conflict, NotFound, PynomalyError
-from pynomaly_tasks.queueing.failure import JobFailed
+from pynomaly_tasks.errors import Conflict, JobFailed, NotFound, PynomalyError
 from pynomaly_tasks.store.transitions import Settlement
 from pynomaly_tasks.tasks.identity import worker_id
 
@@ -25,9 +24,13 @@ class JobRequest(Request):  # type: ignore[misc]  # Celery has no types
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
         """A child that died takes nothing with it: its attempt is lost, its job queued again or buried."""
         error = getattr(exc_info.exception, "exc", exc_info.exception)
-        if isinstance(error, (WorkerLostError, SystemExit, KeyboardInterrupt)) and not self._already_revoked:
-            if self._tell_engine(lambda: self._lose_and_give_up(str(error))):
-                return None
+        died = isinstance(error, (WorkerLostError, SystemExit, KeyboardInterrupt))
+        if (
+            died
+            and not self._already_revoked
+            and self._tell_engine(lambda: self._lose_and_give_up(str(error)))
+        ):
+            return None
         return super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
 
     def on_timeout(self, soft: bool, timeout: float) -> None:

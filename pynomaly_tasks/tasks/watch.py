@@ -37,35 +37,51 @@ class Watch(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no typ
 
 
 def _watch(worker: Any) -> None:
-    platform = current_platform()
-    jobs = platform.settings.jobs
-    me = worker_id(worker.hostname)
-    renew_every_s = jobs.lease_s / jobs.heartbeats_per_lease
-    renewed_at_s = float("-inf")
-    cancelled_since: dict[str, float] = {}
+    watching = _Watching(worker)
     while True:
-        time.sleep(min(jobs.cancel_poll_s, renew_every_s))
+        time.sleep(watching.pause_s)
+        try:
+            watching.look()
+        except PynomalyError as error:
+            log.warning("leases_not_renewed", error=str(error))
+        except Exception:
+            # The outermost loop of a thread that every lease hangs on: it must not end.
+            log.exception("watch_failed")
+
+
+class _Watching:
+    """What the thread remembers from look to look."""
+
+    def __init__(self, worker: Any) -> None:
+        self._worker = worker
+        self._platform = current_platform()
+        self._jobs = self._platform.settings.jobs
+        self._me = worker_id(worker.hostname)
+        self._renew_every_s = self._jobs.lease_s / self._jobs.heartbeats_per_lease
+        self._renewed_at_s = float("-inf")
+        self._cancelled_since: dict[str, float] = {}
+        self.pause_s = min(self._jobs.cancel_poll_s, self._renew_every_s)
+
+    def look(self) -> None:
+        """Renew the leases, stop what was cancelled or is out of time. Raises StoreUnavailable."""
         requests = _requests()
         if not requests:
-            cancelled_since.clear()
-            continue
-        try:
-            now = time.monotonic()
-            if now - renewed_at_s >= renew_every_s:
-                platform.store.renew(me, list(requests), jobs.lease_s)
-                renewed_at_s = now
-            asked = set(platform.store.find_cancelled(me))
-        except PynomalyError as error:
-            log.warning("leases_not_renewed", n_jobs=len(requests), error=str(error))
-            continue
-        cancelled_since = {job_id: cancelled_since.get(job_id, now) for job_id in asked}
-        for job_id, since in cancelled_since.items():
-            if now - since >= jobs.cancel_grace_s and job_id in requests:
-                _stop_by_force(worker, requests[job_id], JobCancelled)
-        for job_id, attempt in list(platform.runner.running.items()):
+            self._cancelled_since.clear()
+            return
+        now = time.monotonic()
+        for job_id, attempt in list(self._platform.runner.running.items()):
             # Jobs in threads of this process; in children, Celery's own limits do this.
-            if now > attempt.stop_at_s + jobs.cancel_grace_s and job_id in requests:
-                _stop_by_force(worker, requests[job_id], TimeLimitExceeded)
+            if now > attempt.stop_at_s + self._jobs.cancel_grace_s and job_id in requests:
+                _stop_by_force(self._worker, requests[job_id], TimeLimitExceeded)
+        if now - self._renewed_at_s >= self._renew_every_s:
+            self._platform.store.renew(self._me, list(requests), self._jobs.lease_s)
+            self._renewed_at_s = now
+        since = self._cancelled_since
+        asked = self._platform.store.find_cancelled(self._me)
+        self._cancelled_since = {job_id: since.get(job_id, now) for job_id in asked}
+        for job_id, first_seen_s in self._cancelled_since.items():
+            if now - first_seen_s >= self._jobs.cancel_grace_s and job_id in requests:
+                _stop_by_force(self._worker, requests[job_id], JobCancelled)
 
 
 def _requests() -> dict[str, Any]:

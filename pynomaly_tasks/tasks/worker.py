@@ -12,11 +12,13 @@ from celery.signals import celeryd_after_setup, worker_init, worker_process_init
 from pynomaly_tasks.bootstrap import app, current_platform
 from pynomaly_tasks.queueing.app import QUEUES
 from pynomaly_tasks.settings import current_settings
-from pynomaly_tasks.tasks import detection, maintenance, notifications, processing, reports
+from pynomaly_tasks.tasks import detection, logs, maintenance, notifications, processing, reports, revoke
 from pynomaly_tasks.tasks.watch import Watch
 
 #: Every module that defines tasks.
 TASK_MODULES = (detection, processing, reports, notifications, maintenance)
+#: Modules that change the worker by being imported: its logs, its answer to ``revoke``.
+WORKER_MODULES = (logs, revoke)
 
 
 def build_worker(
@@ -35,11 +37,11 @@ def build_worker(
     app.steps["worker"].add(Watch)
     app.steps["worker"].add(maintenance.Maintenance)
 
-    def choose_queues(instance: Any, **kwargs: Any) -> None:  # noqa: ARG001  Celery's signature
+    def choose_queues(instance: Any, **kwargs: Any) -> None:
         if not instance.app.amqp.queues._consume_from:
             instance.app.amqp.queues.select(list(queues))
 
-    def prepare_parent(**kwargs: Any) -> None:  # noqa: ARG001  Celery's signature
+    def prepare_parent(**kwargs: Any) -> None:
         for module in preload:
             importlib.import_module(module)
         platform = current_platform()
@@ -51,5 +53,5 @@ def build_worker(
     return app
 
 
-def _prepare_child(**kwargs: Any) -> None:  # noqa: ARG001  Celery's signature
+def _prepare_child(**kwargs: Any) -> None:
     _ = current_platform().runner
