@@ -120,8 +120,11 @@ class StreamHub:
         for client in self._clients:
             client.close()
         if self._reader is not None:
-            self._reader.cancel()
-            await asyncio.gather(self._reader, return_exceptions=True)
+            # Python 3.11's wait_for, which redis-py sends with, swallows a cancellation that comes
+            # just as the command has been sent: so cancel until it has worked.
+            while not self._reader.done():
+                self._reader.cancel()
+                await asyncio.wait({self._reader}, timeout=0.1)
             self._reader = None
         if self._redis is not None:
             await self._redis.aclose()

@@ -142,6 +142,8 @@ def title_of(job: Job) -> str:
     dataset = str(request.get("dataset", "")).rpartition("/")[2]
     detector = request.get("detector")
     name = detector.get("name") if isinstance(detector, Mapping) else detector
+    if job.kind == "generate_report" and job.summary and job.summary.get("title"):
+        return f"Report: {job.summary['title']}"
     if dataset and isinstance(name, str):
         return f"{words(name).capitalize()} on {dataset}"
     if dataset:

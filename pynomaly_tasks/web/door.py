@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pynomaly_tasks.web.auth import Gatekeeper
 from pynomaly_tasks.web.headers import SECURITY_HEADERS
-from pynomaly_tasks.web.problems import problem
+from pynomaly_tasks.web.problems import problem, wants_page
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _OPEN_PATHS = ("/healthz", "/readyz", "/login", "/static/")
@@ -98,8 +98,7 @@ def _is_same_origin(headers: Headers) -> bool:
 
 def _or_login(request: Request, refusal: Response) -> Response:
     """People are led to the login page; programs get the refusal."""
-    wants_page = request.method == "GET" and "text/html" in request.headers.get("accept", "")
-    if refusal.status_code != 401 or not wants_page or request.url.path.startswith("/api/"):
+    if refusal.status_code != 401 or not wants_page(request):
         return refusal
     return RedirectResponse(f"/login?next={quote(request.url.path)}", status_code=303)
 

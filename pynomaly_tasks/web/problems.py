@@ -16,11 +16,13 @@ from starlette.responses import Response
 from pynomaly_tasks.errors import Conflict, InvalidInput, NotFound, PynomalyError, Unavailable
 from pynomaly_tasks.telemetry import get_logger
 from pynomaly_tasks.web.headers import SECURITY_HEADERS
+from pynomaly_tasks.web.templates import page
 
 log = get_logger(__name__)
 
 RETRY_AFTER_S = 5
 
+_OUR_SIDE = "The request failed on our side; the server's log says why."
 _FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -66,51 +68,73 @@ def problem(
     )
 
 
-def problem_of(error: PynomalyError) -> Response:
-    """The response for an error of ours."""
+def wants_page(request: Request) -> bool:
+    """Whether a person asked, with a browser, for a page."""
+    is_page = request.method == "GET" and not request.url.path.startswith(("/api/", "/static/"))
+    return is_page and "text/html" in request.headers.get("accept", "")
+
+
+def _answer(
+    request: Request,
+    status: int,
+    detail: str,
+    *,
+    errors: list[FieldMessage] | None = None,
+    headers: dict[str, str] | None = None,
+) -> Response:
+    """A problem for programs, a page for people."""
+    if not wants_page(request):
+        return problem(status, detail, errors=errors, headers=headers)
+    title = HTTPStatus(status).phrase
+    response = page(request, "error.html", status, status=status, title=title, detail=detail)
+    response.headers.update(headers or {})
+    return response
+
+
+def _answer_ours(request: Request, error: PynomalyError) -> Response:
     if isinstance(error, InvalidInput):
         errors = [FieldMessage(field=p.field, message=p.message) for p in error.problems]
-        return problem(422, str(error), errors=errors)
+        return _answer(request, 422, str(error), errors=errors)
     if isinstance(error, NotFound):
-        return problem(404, str(error))
+        return _answer(request, 404, str(error))
     if isinstance(error, Conflict):
-        return problem(409, str(error))
+        return _answer(request, 409, str(error))
     if isinstance(error, Unavailable):
-        return problem(503, str(error), headers={"Retry-After": str(RETRY_AFTER_S)})
+        log.warning("neighbour_unavailable", error=f"{type(error).__name__}: {error}")
+        return _answer(request, 503, str(error), headers={"Retry-After": str(RETRY_AFTER_S)})
     log.error("unexpected_error", error=f"{type(error).__name__}: {error}")
-    return problem(500, "The request failed on our side; the server's log says why.")
+    return _answer(request, 500, _OUR_SIDE)
 
 
 def add_problem_handlers(app: FastAPI) -> None:
-    """Make every error leave ``app`` as a problem."""
+    """Make every error leave ``app`` as a problem, or as a page where a person asked for one."""
 
     @app.exception_handler(PynomalyError)
-    async def _ours(_request: Request, error: PynomalyError) -> Response:
-        return problem_of(error)
+    async def _ours(request: Request, error: PynomalyError) -> Response:
+        return _answer_ours(request, error)
 
     @app.exception_handler(HTTPException)
-    async def _http(_request: Request, error: HTTPException) -> Response:
-        return problem(error.status_code, str(error.detail), headers=dict(error.headers or {}))
+    async def _http(request: Request, error: HTTPException) -> Response:
+        return _answer(request, error.status_code, str(error.detail), headers=dict(error.headers or {}))
 
     @app.exception_handler(RequestValidationError)
-    async def _invalid(_request: Request, error: RequestValidationError) -> Response:
+    async def _invalid(request: Request, error: RequestValidationError) -> Response:
         errors = [_field_message(dict(entry)) for entry in error.errors()]
-        return problem(422, "; ".join(f"{e.field}: {e.message}" for e in errors), errors=errors)
+        return _answer(request, 422, "; ".join(f"{e.field}: {e.message}" for e in errors), errors=errors)
 
     @app.exception_handler(OSError)
-    async def _disk(_request: Request, error: OSError) -> Response:
-        if error.errno in _FULL_DISK:
-            log.error("disk_full", error=str(error))
-            return problem(
-                507, "The server's disk is full. Free space in the data directory, then try again."
-            )
-        raise error
+    async def _disk(request: Request, error: OSError) -> Response:
+        if error.errno not in _FULL_DISK:
+            raise error
+        log.error("disk_full", error=str(error))
+        return _answer(
+            request, 507, "The server's disk is full; make room in the data directory, then try again."
+        )
 
     @app.exception_handler(Exception)
-    async def _unexpected(_request: Request, _error: Exception) -> Response:
+    async def _unexpected(request: Request, _error: Exception) -> Response:
         # Starlette answers this one outside our middleware, and then logs the traceback.
-        detail = "The request failed on our side; the server's log says why."
-        return problem(500, detail, headers=dict(SECURITY_HEADERS))
+        return _answer(request, 500, _OUR_SIDE, headers=dict(SECURITY_HEADERS))
 
 
 def _field_message(entry: dict[str, Any]) -> FieldMessage:

@@ -32,7 +32,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        number=number, size=size, ago=ago, seconds=seconds, iso=iso, words=words, compact=compact
+        plain=plain, number=number, size=size, ago=ago, seconds=seconds, iso=iso, words=words, compact=compact
     )
     environment.globals["static"] = static_url
     return environment
@@ -57,6 +57,17 @@ def number(value: object) -> str:
     if isinstance(value, int) or float(value).is_integer():
         return f"{int(value):,}" if abs(value) < 1e15 else f"{value:.4g}"
     return f"{value:,.2f}" if 1_000 <= abs(value) < 1e15 else f"{value:.4g}"
+
+
+def plain(value: object) -> str:
+    """A value as a form's field takes it.
+
+    >>> plain(0.0), plain(1e-9), plain(50_000), plain(None)
+    ('0', '1e-09', '50000', '')
+    """
+    if value is None:
+        return ""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def size(n_bytes: int) -> str:

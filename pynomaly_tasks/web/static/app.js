@@ -234,6 +234,11 @@ function showErrors(form, errors) {
   for (const { field, message } of errors) {
     const path = field.replace(/^request\./, "");
     const boxes = $$("[data-error-for]", form).map((box) => box.dataset.errorFor);
+    const option = $(`[data-option="${CSS.escape(path)}"]`, form);
+    if (option) {
+      option.setAttribute("aria-invalid", "true");
+      option.closest("details").open = true;
+    }
     const place = boxes.find((name) => name && (path === name || path.startsWith(`${name}.`))) ?? "";
     const name = path.split(".").pop();
     const input = $(`.params:not([hidden]) [data-param="${CSS.escape(name)}"]`, form);
@@ -264,6 +269,13 @@ function chosenParams(form) {
     else if (input.dataset.default !== "") throw new Refused({ errors: [{ field: `detector.params.${name}`, message: `needs a number; the default is ${input.dataset.default}` }] });
   }
   return params;
+}
+
+function chosenOptions(form) {
+  const filled = $$("[data-option]", form).filter((input) => input.value !== "");
+  return Object.fromEntries(
+    filled.map((input) => [input.dataset.option, input.type === "number" ? Number(input.value) : input.value]),
+  );
 }
 
 function upload(file, bar) {
@@ -332,27 +344,26 @@ function setUpForm(form) {
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     clearErrors(form);
-    button.disabled = true;
+    $$("button", form).forEach((one) => (one.disabled = true));
     try {
       const chosen = file.files[0];
       if (!chosen && !source?.value) throw new Refused({ errors: [{ field: "dataset", message: "Choose a file first." }] });
       if (chosen && chosen.size > limit) throw new Refused({ errors: [{ field: "dataset", message: `The file is larger than the limit of ${Math.floor(limit / 2 ** 20)} MiB.` }] });
       if (threshold.value === "") throw new Refused({ errors: [{ field: "threshold", message: "needs a number" }] });
-      const params = chosenParams(form);
+      const detection = { threshold: { method: method.value, value: Number(threshold.value) }, ...chosenOptions(form) };
+      if (detector.value) detection.detector = { name: detector.value, params: chosenParams(form) };
       if (chosen && !uploaded.has(chosen)) {
         button.textContent = "Uploading…";
         uploaded.set(chosen, await upload(chosen, $("#upload")));
       }
-      const request = {
-        dataset: chosen ? uploaded.get(chosen) : source.value,
-        ...(detector.value ? { detector: { name: detector.value, params } } : {}),
-        threshold: { method: method.value, value: Number(threshold.value) },
-      };
-      const job = await post(`${API}/jobs`, { kind: "detect_anomalies", request });
+      const kind = (event.submitter ?? button).dataset.kind;
+      const request = { dataset: chosen ? uploaded.get(chosen) : source.value };
+      if (kind === "detect_anomalies") Object.assign(request, detection);
+      const job = await post(`${API}/jobs`, { kind, request });
       location.assign(`/jobs/${job.id}`);
     } catch (error) {
       showErrors(form, error.errors?.length ? error.errors : [{ field: "", message: error.message }]);
-      button.disabled = false;
+      $$("button", form).forEach((one) => (one.disabled = false));
       button.textContent = "Detect anomalies";
     }
   });

@@ -45,7 +45,7 @@ function drawDetection(box, detail) {
     const width = box.clientWidth;
     if (isSeries) {
       new uPlot(
-        options(plot.y_label, width, 280, isTime, [line(plot.y_label, colour("series")), dots("anomaly", 8, colour("hot"))]),
+        options(plot.y_label, width, 280, isTime, [line(plot.y_label, colour("series")), dots("anomaly", 6.5, colour("hot"))]),
         [x, plot.y, marked(plot.y)],
         box,
       );
@@ -55,7 +55,7 @@ function drawDetection(box, detail) {
       options("score", width, isSeries ? 170 : 320, isTime, [
         scored,
         { ...line("threshold", colour("warn")), dash: [5, 4] },
-        dots("anomaly", isSeries ? 6 : 7, colour("hot")),
+        dots("anomaly", isSeries ? 5 : 6.5, colour("hot")),
       ]),
       [x, plot.score, limit, marked(plot.score)],
       box,
