@@ -152,6 +152,7 @@ class Platform:
             self.updates,
             max_lost_attempts=self.settings.jobs.max_lost_attempts,
             lost_message_after_s=self.settings.jobs.lost_message_after_s,
+            lease_s=self.settings.jobs.lease_s,
         )
 
     @cached_property

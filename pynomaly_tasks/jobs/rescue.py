@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from pynomaly_tasks.core.job import Job, JobState
+from pynomaly_tasks.errors import BrokerUnavailable, StoreUnavailable
 from pynomaly_tasks.jobs.announce import announce
 from pynomaly_tasks.jobs.ports import Queue, Updates
 from pynomaly_tasks.jobs.submit import Submitter
@@ -42,6 +46,7 @@ class Rescuer:
         *,
         max_lost_attempts: int,
         lost_message_after_s: float,
+        lease_s: float,
     ) -> None:
         self._store = store
         self._queue = queue
@@ -49,10 +54,13 @@ class Rescuer:
         self._updates = updates
         self._max_lost_attempts = max_lost_attempts
         self._lost_message_after_s = lost_message_after_s
+        self._lease_s = lease_s
+        self._trust_leases_at_s = float("-inf")
 
     def promote(self) -> int:
         """Queue the waiting jobs that are due; how many."""
-        jobs = self._store.promote_due(BATCH) if self._store.has_due_jobs() else []
+        with self._noting_outages():
+            jobs = self._store.promote_due(BATCH) if self._store.has_due_jobs() else []
         self._submitter.ring(jobs)
         for job in jobs:
             announce(self._updates, job)
@@ -60,14 +68,27 @@ class Rescuer:
 
     def rescue(self) -> Rescued:
         """One pass over everything that a crash can have left. Raises Unavailable; the next pass repeats."""
-        return Rescued(
-            n_lost_attempts=self._lose_expired(),
-            n_overdue=self._bury_overdue(),
-            n_republished=self._republish_lost(),
-            n_reported=self._report_ends(),
-        )
+        with self._noting_outages():
+            return Rescued(
+                n_lost_attempts=self._lose_expired(),
+                n_overdue=self._bury_overdue(),
+                n_republished=self._republish_lost(),
+                n_reported=self._report_ends(),
+            )
+
+    @contextmanager
+    def _noting_outages(self) -> Iterator[None]:
+        try:
+            yield
+        except StoreUnavailable:
+            # While the store was away no worker could renew: give the living time to, or every
+            # running job would run twice after an outage.
+            self._trust_leases_at_s = time.monotonic() + self._lease_s
+            raise
 
     def _lose_expired(self) -> int:
+        if time.monotonic() < self._trust_leases_at_s:
+            return 0
         changes = self._store.lose_expired(self._max_lost_attempts, BATCH)
         for change in changes:
             log.warning(
@@ -117,17 +138,18 @@ class Rescuer:
         ringing twice for a job does nothing.
         """
         suspects: dict[str, list[Job]] = defaultdict(list)
-        for job in self._store.list_published_before(self._lost_message_after_s, BATCH):
+        for job in self._store.take_published_before(self._lost_message_after_s, BATCH):
             suspects[job.queue].append(job)
-        n_republished = 0
-        for queue, jobs in suspects.items():
-            lost = self._lost(queue, jobs)
-            if lost:
-                log.warning("messages_lost", extra={"queue": queue, "n_jobs": len(lost)})
-                self._queue.publish(lost)
-                n_republished += len(lost)
-            self._store.mark_published([job.id for job in jobs])
-        return n_republished
+        try:
+            lost = {queue: self._lost(queue, jobs) for queue, jobs in suspects.items()}
+            for queue, jobs in lost.items():
+                if jobs:
+                    log.warning("messages_lost", extra={"queue": queue, "n_jobs": len(jobs)})
+                    self._queue.publish(jobs)
+        except BrokerUnavailable:
+            self._store.mark_unpublished([job.id for jobs in suspects.values() for job in jobs])
+            raise
+        return sum(map(len, lost.values()))
 
     def _lost(self, queue: str, jobs: list[Job]) -> list[Job]:
         # Counting is one command; reading the ids costs as much as the queue is long.

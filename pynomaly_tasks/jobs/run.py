@@ -8,7 +8,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pynomaly_tasks.core.job import (
@@ -19,7 +19,13 @@ from pynomaly_tasks.core.job import (
     JobState,
     Progress,
 )
-from pynomaly_tasks.errors import Interrupted, JobCancelled, StaleAttempt, TimeLimitExceeded
+from pynomaly_tasks.errors import (
+    Interrupted,
+    JobCancelled,
+    StaleAttempt,
+    StoreUnavailable,
+    TimeLimitExceeded,
+)
 from pynomaly_tasks.jobs.announce import announce
 from pynomaly_tasks.jobs.context import Kind, Outcome
 from pynomaly_tasks.jobs.ports import ArtifactWriter, Updates
@@ -32,6 +38,8 @@ log = logging.getLogger(__name__)
 
 _MAX_ERROR_CHARACTERS = 4_000
 _MAX_TRACEBACK_CHARACTERS = 20_000
+_SETTLE_PATIENCE_S = 120.0
+_SETTLE_PAUSE_S = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +99,11 @@ class RunningAttempt:
             return
         self._wrote_at_s = self._looked_at_s = now
         progress = Progress(current=current, total=total, status=status)
-        if self._store.record_progress(self.job_id, self.attempt, progress):
+        try:
+            cancelled = self._store.record_progress(self.job_id, self.attempt, progress)
+        except StoreUnavailable as error:
+            cancelled = self._work_on(error)
+        if cancelled:
             raise JobCancelled(f"job {self.job_id} was cancelled")
         announce(self._updates, self._job, progress)
         self._on_progress(progress)
@@ -104,11 +116,19 @@ class RunningAttempt:
         if now - self._looked_at_s < self._write_every_s:
             return
         self._looked_at_s = now
-        owns, cancelled = self._store.check_attempt(self.job_id, self.attempt)
+        try:
+            owns, cancelled = self._store.check_attempt(self.job_id, self.attempt)
+        except StoreUnavailable as error:
+            owns, cancelled = True, self._work_on(error)
         if not owns:
             raise StaleAttempt(f"attempt {self.attempt} no longer owns job {self.job_id}")
         if cancelled:
             raise JobCancelled(f"job {self.job_id} was cancelled")
+
+    def _work_on(self, error: StoreUnavailable) -> bool:
+        # A store that restarts must not cost the work of an hour; settling waits for it.
+        log.warning("progress_not_written", extra={"job_id": self.job_id, "error": str(error)})
+        return False
 
     def _check_time(self, now: float) -> None:
         if now > self.stop_at_s:
@@ -158,31 +178,57 @@ class Runner:
         A delivery of a job that is running, waiting or ended does nothing: it is normal, and
         answered with the job as it stands.
         """
-        job, claimed = self._store.claim(job_id, worker, self._lease_s)
+        changed, claimed = self._store.claim(job_id, worker, self._lease_s)
+        job = changed.job
         if not claimed:
             log.info("delivery_ignored", extra={"job_id": job_id, "state": job.state.value})
+            self._submitter.ring(changed.queued)
             return Finished(job=job, ran=False)
+        try:
+            settlement = self._attempt(job, on_start, on_progress)
+        except Exception as raised:
+            return self._settle(job, self._after_error(job, raised), raised)
+        return self._settle(job, settlement)
+
+    def _attempt(
+        self, job: Job, on_start: Callable[[Job], None], on_progress: Callable[[Progress], None]
+    ) -> Settlement:
         announce(self._updates, job)
         on_start(job)
-        error: BaseException | None = None
         started = time.monotonic()
         self._scratch_root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(
             prefix=f"{job.id}-{job.attempt}-", dir=self._scratch_root, ignore_cleanup_errors=True
         ) as scratch:
+            return self._perform(job, Path(scratch), on_progress, started)
+
+    def _settle(self, job: Job, settlement: Settlement, error: Exception | None = None) -> Finished:
+        """End the attempt. A store that is away is waited for: hours of work may hang on it."""
+        give_up_at_s = time.monotonic() + _SETTLE_PATIENCE_S
+        is_result = settlement.state is JobState.SUCCEEDED
+        while True:
             try:
-                settlement = self._perform(job, Path(scratch), on_progress, started)
+                changed = self._store.settle(job.id, job.attempt, settlement)
+            except StaleAttempt as stale:
+                # Another attempt has the job, or it ended: this one's result counts for nothing.
+                log.warning("late_result_refused", extra={"job_id": job.id, "attempt": job.attempt})
+                return Finished(job=self._store.get_job(job.id), ran=False, error=stale)
+            except StoreUnavailable as away:
+                if time.monotonic() > give_up_at_s:
+                    raise
+                log.warning("settling_postponed", extra={"job_id": job.id, "error": str(away)})
+                time.sleep(_SETTLE_PAUSE_S)
             except Exception as raised:
-                error = raised
-                settlement = self._after_error(job, raised)
-        try:
-            changed = self._store.settle(job.id, job.attempt, settlement)
-        except StaleAttempt as stale:
-            # Another attempt has the job, or it ended: this one's result counts for nothing.
-            log.warning("late_result_refused", extra={"job_id": job.id, "attempt": job.attempt})
-            return Finished(job=self._store.get_job(job.id), ran=False, error=stale)
-        self.report(changed)
-        return Finished(job=changed.job, ran=True, error=error)
+                # The limit's signal may come now: the work was done before it. A result that the
+                # store cannot hold, such as one with a set in it, is the job's failure.
+                if not _is_stop(raised):
+                    if not is_result:
+                        raise
+                    is_result, error = False, raised
+                    settlement = replace(self._after_error(job, raised), state=JobState.FAILED)
+            else:
+                self.report(changed)
+                return Finished(job=changed.job, ran=True, error=error)
 
     def report(self, changed: Changed) -> None:
         """Ring for the jobs that a change let into their queue, and tell who watches."""
@@ -236,7 +282,7 @@ class Runner:
         )
         if isinstance(error, JobCancelled):
             return Settlement(state=JobState.CANCELLED, outcome=AttemptOutcome.CANCELLED, error=described)
-        if isinstance(error, Interrupted) or described.type == "SoftTimeLimitExceeded":
+        if _is_stop(error):
             limit = "the setting's" if job.time_limit_s is None else f"{job.time_limit_s:g} s"
             described = JobError(
                 type="TimeLimitExceeded",
@@ -259,6 +305,10 @@ class Runner:
             error=described,
             dead_reason=DeadReason.RETRIES_USED_UP,
         )
+
+
+def _is_stop(error: Exception) -> bool:
+    return isinstance(error, Interrupted) or type(error).__name__ == "SoftTimeLimitExceeded"
 
 
 def _summary(job: Job, outcome: Outcome, processing_time_s: float) -> dict[str, object]:

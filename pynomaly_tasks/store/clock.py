@@ -22,11 +22,11 @@ class Instant(TypeDecorator[datetime]):
     impl = Double
     cache_ok = True
 
-    def process_bind_param(self, value: datetime | float | None, dialect: Dialect) -> float | None:  # noqa: ARG002  the signature is SQLAlchemy's
+    def process_bind_param(self, value: datetime | float | None, dialect: Dialect) -> float | None:
         """Seconds; a plain number passes, so that SQL can add seconds to an instant."""
         return value.timestamp() if isinstance(value, datetime) else value
 
-    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:  # noqa: ARG002  the signature is SQLAlchemy's
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
         """An aware datetime, to the microsecond."""
         return None if value is None else datetime.fromtimestamp(float(value), UTC)
 
@@ -39,12 +39,12 @@ class server_now(GenericFunction[datetime]):  # noqa: N801  reads as the SQL fun
 
 
 @compiles(server_now, "sqlite")
-def _sqlite_now(element: server_now, compiler: SQLCompiler, **kw: Any) -> str:  # noqa: ARG001  the signature is SQLAlchemy's
+def _sqlite_now(element: server_now, compiler: SQLCompiler, **kw: Any) -> str:
     # unixepoch('subsec') needs SQLite 3.42; Debian 12 has 3.40.
     return "((julianday('now') - 2440587.5) * 86400.0)"
 
 
 @compiles(server_now, "postgresql")
-def _postgresql_now(element: server_now, compiler: SQLCompiler, **kw: Any) -> str:  # noqa: ARG001  the signature is SQLAlchemy's
+def _postgresql_now(element: server_now, compiler: SQLCompiler, **kw: Any) -> str:
     # now() stands still within a transaction; a lease granted at its end would be too short.
     return "cast(extract(epoch from clock_timestamp()) as double precision)"

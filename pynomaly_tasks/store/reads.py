@@ -16,6 +16,9 @@ from pynomaly_tasks.store.database import Database
 from pynomaly_tasks.store.rows import attempt_from_row, job_from_row, result_from_row
 from pynomaly_tasks.store.tables import attempts, jobs, results
 
+# SQLite allows 32,766 bound values a statement.
+_IDS_PER_QUERY = 5_000
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobFilter:
@@ -124,16 +127,40 @@ class Reads:
         with self._db.reading() as connection:
             return connection.execute(query.limit(1)).one_or_none() is not None
 
-    def list_published_before(self, age_s: float, limit: int) -> list[Job]:
-        """Queued jobs whose message was sent at least that long ago and is not taken yet."""
-        query = (
-            select(jobs)
+    def take_published_before(self, age_s: float, limit: int) -> list[Job]:
+        """Queued jobs whose message was sent at least that long ago and is not taken yet.
+
+        Each is given to one caller, who looks for its message: it counts as published now.
+        """
+        suspects = (
+            select(jobs.c.seq)
             .where(jobs.c.state == JobState.QUEUED, jobs.c.published_at <= server_now() - age_s)
             .order_by(jobs.c.published_at)
             .limit(limit)
         )
-        with self._db.reading() as connection:
-            return [job_from_row(row) for row in connection.execute(query)]
+        with self._db.reading() as connection:  # nearly always none: no write, no lock
+            if connection.execute(suspects.limit(1)).one_or_none() is None:
+                return []
+        with self._db.writing() as connection:
+            seqs = list(connection.execute(suspects.with_for_update(skip_locked=True)).scalars())
+            rows = connection.execute(
+                update(jobs)
+                .where(jobs.c.seq.in_(seqs), jobs.c.state == JobState.QUEUED)
+                .values(published_at=server_now())
+                .returning(jobs)
+            )
+            return sorted((job_from_row(row) for row in rows), key=lambda job: job.seq)
+
+    def mark_unpublished(self, job_ids: Sequence[str]) -> None:
+        """Note that the jobs' messages could not be sent: the next rescue sends them."""
+        with self._db.writing() as connection:
+            for start in range(0, len(job_ids), _IDS_PER_QUERY):
+                part = job_ids[start : start + _IDS_PER_QUERY]
+                connection.execute(
+                    update(jobs)
+                    .where(jobs.c.id.in_(part), jobs.c.state == JobState.QUEUED)
+                    .values(published_at=0.0)
+                )
 
     def mark_published(self, job_ids: Sequence[str]) -> None:
         """Note that the jobs' messages were sent, or seen in their queue, just now."""

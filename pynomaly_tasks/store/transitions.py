@@ -19,7 +19,7 @@ from pynomaly_tasks.core.job import (
     Json,
     Progress,
 )
-from pynomaly_tasks.errors import JobAlreadyFinal, NotFound, StaleAttempt
+from pynomaly_tasks.errors import Conflict, JobAlreadyFinal, NotFound, StaleAttempt
 from pynomaly_tasks.store.clock import server_now
 from pynomaly_tasks.store.database import Database
 from pynomaly_tasks.store.outbox import add_job_event
@@ -56,7 +56,7 @@ class Transitions:
     def __init__(self, db: Database) -> None:
         self._db = db
 
-    def claim(self, job_id: str, worker: str, lease_s: float) -> tuple[Job, bool]:
+    def claim(self, job_id: str, worker: str, lease_s: float) -> tuple[Changed, bool]:
         """Start the next attempt and lease it to ``worker``; False when the job may not run now.
 
         Raises NotFound.
@@ -94,17 +94,17 @@ class Transitions:
                 )
             )
             add_job_event(connection, job_id, "started", {"kind": row.kind, "attempt": row.attempt})
-            return job_from_row(row), True
+            return Changed(job=job_from_row(row)), True
 
-    def _refuse_claim(self, connection: Connection, job_id: str) -> Job:
+    def _refuse_claim(self, connection: Connection, job_id: str) -> Changed:
         row = _locked(connection, job_id)
         if row.state == JobState.QUEUED:
             now = connection.execute(select(server_now())).scalar_one()
             if row.deadline_at is not None and row.deadline_at <= now:
-                return self._bury(connection, row, DeadReason.DEADLINE_PASSED).job
+                return self._bury(connection, row, DeadReason.DEADLINE_PASSED)
             # An earlier job with its ordering key is open: wait for it. Its end promotes this one.
-            return _move(connection, row, JobState.WAITING)
-        return job_from_row(row)
+            return Changed(job=_move(connection, row, JobState.WAITING))
+        return Changed(job=job_from_row(row))
 
     def renew(self, worker: str, job_ids: Collection[str], lease_s: float) -> None:
         """Lengthen the leases of these jobs, as far as ``worker`` still holds them."""
@@ -185,9 +185,12 @@ class Transitions:
             return [self._bury(connection, row, DeadReason.DEADLINE_PASSED) for row in rows]
 
     def bury(self, job_id: str, reason: DeadReason, message: str) -> Changed:
-        """Put a job that was not started into the dead letters. Raises JobAlreadyFinal."""
+        """Put a job that does not run into the dead letters. Raises NotFound, JobAlreadyFinal, Conflict."""
         with self._db.writing() as connection:
-            return self._bury(connection, _locked(connection, job_id), reason, message)
+            row = _locked(connection, job_id)
+            if row.state == JobState.RUNNING:
+                raise Conflict(f"job {job_id} is running; its attempt decides how it ends")
+            return self._bury(connection, row, reason, message)
 
     def promote_due(self, limit: int) -> list[Job]:
         """Queue the waiting jobs that are due; the caller publishes them."""
