@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pynomaly_tasks.domain.reports.charts.close_ups import CloseUp, draw_close_ups
-from pynomaly_tasks.domain.reports.charts.points import ranks_by_place, read_points
+from pynomaly_tasks.domain.reports.charts.points import Points, ranks_by_place, read_points
 from pynomaly_tasks.domain.reports.charts.timeline import Timeline, draw_timeline
 from pynomaly_tasks.domain.reports.facts import Fact, facts_about_dataset, facts_about_run
 from pynomaly_tasks.domain.reports.json_reader import number, obj, objs, text, texts, whole
@@ -81,6 +81,7 @@ class DetectionSection:
     facts: Sequence[Fact]
     tiles: Sequence[Fact]
     timeline: Timeline | None
+    drawn: str  #: how much of the data the timeline shows
     close_ups: Sequence[CloseUp]
     has_timestamps: bool
     has_reasons: bool  #: more than one column was looked at, so that it matters which stands out
@@ -121,6 +122,7 @@ def read_detection(job_id: str, detail: Mapping[str, Any], anchor: str, limits: 
         facts=[*facts_about_dataset(detail), *_facts(detail), *facts_about_run(job_id, detail)],
         tiles=_tiles(n_anomalies, n_scored, detail, listed),
         timeline=draw_timeline(points, ranks, threshold) if points else None,
+        drawn=_drawn(points, n_scored, n_anomalies) if points else "",
         close_ups=draw_close_ups(points, ranks, limits.n_close_ups) if points else [],
         has_timestamps=any(anomaly.get("timestamp") is not None for anomaly in listed),
         has_reasons=len(used) != 1,
@@ -147,6 +149,14 @@ def read_detection(job_id: str, detail: Mapping[str, Any], anchor: str, limits: 
         ],
         warnings=texts(detail, "warnings")[: limits.n_names],
     )
+
+
+def _drawn(points: Points, n_scored: int, n_anomalies: int) -> str:
+    n_points, n_hot = len(points.at), sum(points.anomaly)
+    if n_points >= n_scored:
+        return "Every row is drawn."
+    hot = "every anomaly" if n_hot >= n_anomalies else f"{n_hot:,} of {n_anomalies:,} anomalies"
+    return f"{n_points:,} of {n_scored:,} rows are drawn, {hot} among them."
 
 
 def _lead(n_anomalies: int, n_scored: int, detail: Mapping[str, Any]) -> str:
