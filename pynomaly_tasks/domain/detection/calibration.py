@@ -112,19 +112,23 @@ def one_sided(residual: FloatArray, direction: str) -> FloatArray:
 def causal_surprise(departure: FloatArray, n_points: int, n_warm_up: int) -> FloatArray:
     """Calibrated scores; each point's history is the points before it.
 
-    The quantiles come from the last ``n_points``; m forgets with that time constant. The first ``n_warm_up``
-    points, at least one, score 0 and are not counted as exceedances.
+    The quantiles come from the last ``n_points``; m forgets with that time constant. The first half of
+    ``n_warm_up`` is left out of every history, because sigmas of so few residuals are hardly sigmas; the first
+    ``n_warm_up`` points score 0.
 
     departure: (n,), no NaN. Returns (n,), 0 or more.
     """
-    z = np.minimum(departure, MAX_DEPARTURE)
+    n_skipped = n_warm_up // 2
+    z = np.minimum(departure[n_skipped:], MAX_DEPARTURE)
     quantiles = [lagged(rolling_quantile(z, share, n_points), 0.0) for share in COUNTED]
     excess = np.log1p(np.maximum(z - quantiles[-1], 0.0))
-    excess[:n_warm_up] = 0.0
+    # An exceedance of a short history is too common to tell how long the tail is.
+    learnt = np.where(np.arange(len(z)) >= n_warm_up - n_skipped, excess, 0.0)
     forget = [1.0, -(1.0 - 1.0 / n_points)]
-    total = lagged(signal.lfilter([1.0], forget, excess), 0.0)
-    count = lagged(signal.lfilter([1.0], forget, (excess > 0).astype(np.float64)), 0.0)
-    score = _counted(z, quantiles) + _modelled(excess, total, count)
+    total = lagged(signal.lfilter([1.0], forget, learnt), 0.0)
+    count = lagged(signal.lfilter([1.0], forget, (learnt > 0).astype(np.float64)), 0.0)
+    score = np.zeros_like(departure)
+    score[n_skipped:] = _counted(z, quantiles, np.arange(len(z))) + _modelled(excess, total, count)
     score[:n_warm_up] = 0.0
     return score
 
@@ -136,18 +140,20 @@ def batch_surprise(departure: FloatArray) -> FloatArray:
     excess = np.log1p(np.maximum(z - quantiles[-1], 0.0))
     total = np.full_like(z, excess.sum())
     count = np.full_like(z, np.count_nonzero(excess))
-    return _counted(z, quantiles) + _modelled(excess, total, count)
+    return _counted(z, quantiles, np.full(len(z), len(z))) + _modelled(excess, total, count)
 
 
-def _counted(z: FloatArray, quantiles: list[FloatArray]) -> FloatArray:
-    score = np.zeros_like(z)
-    below, score_below = np.zeros_like(z), 0.0
+def _counted(z: FloatArray, quantiles: list[FloatArray], n_history: NDArray[np.intp]) -> FloatArray:
+    # What is above k points of history was counted to be one in k + 1, and no rarer.
+    at_most = np.log10(1.0 + n_history)
+    score, below, score_below = np.zeros_like(z), np.zeros_like(z), np.zeros_like(z)
     for share, quantile in zip(COUNTED, quantiles, strict=True):
-        score_here = -math.log10(1.0 - share)
+        score_here = np.minimum(-math.log10(1.0 - share), at_most)
         width = quantile - below
         # Equal quantiles, as where most departures are zero: whatever is above them has passed both.
-        way = np.divide(z - below, width, out=np.ones_like(z), where=width > 0)
-        passed = score_below + (score_here - score_below) * np.clip(way, 0.0, 1.0)
+        gone = np.clip(z - below, 0.0, width)
+        way = np.divide(gone, width, out=np.ones_like(z), where=width > 0)
+        passed = score_below + (score_here - score_below) * way
         score = np.where(z > below, passed, score)
         below, score_below = quantile, score_here
     return score
@@ -162,8 +168,8 @@ def _modelled(excess: FloatArray, total: FloatArray, count: FloatArray) -> Float
 def hold_off(score: FloatArray, n_points: int) -> FloatArray:
     """Zero for what is less surprising than a recent departure.
 
-    A departure is remembered with a half-life of ``n_points``: with 1, a score of 4 hides scores under 4 at
-    the next point, under 2 at the one after, then under 1. 0 hides nothing.
+    What is not hidden is remembered with a half-life of ``n_points``: with 1, a score of 4 hides scores under 4
+    at the next point, under 2 at the one after, then under 1. 0 hides nothing.
 
     >>> hold_off(np.array([0.5, 4.0, 3.5, 1.9, 1.1, 0.0]), 1)
     array([0.5, 4. , 0. , 0. , 1.1, 0. ])
@@ -176,5 +182,7 @@ def hold_off(score: FloatArray, n_points: int) -> FloatArray:
     for i, value in enumerate(out):
         if value < remembered:
             out[i] = 0.0
-        remembered = max(remembered * keep, value)
+            remembered *= keep
+        else:
+            remembered = value
     return np.asarray(out, dtype=np.float64)

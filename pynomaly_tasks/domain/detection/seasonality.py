@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy import signal
 
 from pynomaly_tasks.domain.detection.calibration import FloatArray
 
@@ -20,7 +21,7 @@ LONGER_MUST_GAIN = 0.05
 def find_period(values: FloatArray, step_s: float | None) -> int | None:
     """Points in one season, or None when nothing repeats.
 
-    Judged by the autocorrelation, with values beyond five robust sigmas cut. When ``step_s``, the seconds
+    Judged by the autocorrelation around a straight line, with values beyond five robust sigmas cut. When ``step_s``, the seconds
     between points, is known, calendar seasons are tried first; then the lag with the highest peak.
 
     values: (n,), evenly spaced, no NaN.
@@ -28,7 +29,7 @@ def find_period(values: FloatArray, step_s: float | None) -> int | None:
     longest = len(values) // MIN_SEASONS
     if longest < 2:
         return None
-    correlation = _autocorrelation(_cut(values), longest)
+    correlation = _autocorrelation(signal.detrend(_cut(values)), longest)
     rise = correlation - np.minimum.accumulate(correlation)
     credible = (rise >= MIN_RISE) & (correlation >= MIN_CORRELATION)
     calendar = [round(s / step_s) for s in CALENDAR_S] if step_s else []

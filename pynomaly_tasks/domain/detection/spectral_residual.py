@@ -15,7 +15,8 @@ from pynomaly_tasks.domain.detection.calibration import (
 )
 from pynomaly_tasks.domain.detection.series_params import SpectralResidualParams
 
-#: Points added after the end, continued from the last gradients, so that the last point is not an edge.
+#: Points added after the end, so that the last point is not an edge: the median of the last values, where Ren et
+#: al. follow the mean gradient, which would continue a spike in the last point beyond its height.
 ADDED_POINTS = 5
 
 
@@ -42,7 +43,7 @@ def score_spectral_residual(
 
 def _saliency(values: FloatArray, params: SpectralResidualParams) -> FloatArray:
     """Block by block; blocks overlap by half and only their middle is kept, except at the series' ends."""
-    extended = np.r_[values, _continued(values)]
+    extended = np.r_[values, np.full(ADDED_POINTS, np.median(values[-ADDED_POINTS:]))]
     n = len(extended)
     n_block = min(params.window_points, n)
     saliency = np.zeros(n)
@@ -51,13 +52,6 @@ def _saliency(values: FloatArray, params: SpectralResidualParams) -> FloatArray:
         block = _block_saliency(extended[start : start + n_block], params.spectrum_points | 1)
         saliency[start + margin : start + n_block] = block[margin:]
     return saliency[: len(values)]
-
-
-def _continued(values: FloatArray) -> FloatArray:
-    """An estimated next value, repeated: from the first of the last points, along their mean gradient."""
-    before = values[-ADDED_POINTS - 1 : -1]
-    gradients = (values[-1] - before) / np.arange(len(before), 0, -1)
-    return np.full(ADDED_POINTS, before[0] + gradients.mean() * len(before))
 
 
 def _block_saliency(block: FloatArray, spectrum_points: int) -> FloatArray:
