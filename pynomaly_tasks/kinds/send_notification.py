@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from hashlib import sha256
 from typing import Annotated, Any, ClassVar, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
@@ -14,8 +15,9 @@ from pynomaly_tasks.kinds.job_reference import JobReferences
 from pynomaly_tasks.kinds.services import Results, Sender, Services
 
 MAX_CHANNELS = 20
+MAX_KEY = 200  #: characters
 ChannelName: TypeAlias = Annotated[
-    str, StringConstraints(min_length=1, max_length=100, pattern=r"^[!-~]+$", strict=True)
+    str, StringConstraints(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$", strict=True)
 ]
 
 
@@ -49,7 +51,7 @@ class SendNotificationRequest(BaseModel):
     dedup_key: str | None = Field(
         None,
         min_length=1,
-        max_length=200,
+        max_length=MAX_KEY,
         description="What was delivered under this key on a channel is not sent there again. "
         "Unset: the jobs it is about, or this job.",
     )
@@ -79,7 +81,7 @@ def perform(context: JobContext, request: SendNotificationRequest, services: Ser
     """
     senders = _senders(request, services)
     subject, body = _message(request, services.results)
-    dedup_key = request.dedup_key or "+".join(request.job) or context.job_id
+    dedup_key = request.dedup_key or _default_key(request.job) or context.job_id
     sent: list[str] = []
     repeated: list[str] = []
     failed: dict[str, str] = {}
@@ -110,6 +112,12 @@ def perform(context: JobContext, request: SendNotificationRequest, services: Ser
             "body": body,
         },
     )
+
+
+def _default_key(job_ids: Sequence[str]) -> str:
+    """The ids, or their hash where they are longer than a key may be."""
+    joined = "+".join(job_ids)
+    return joined if len(joined) <= MAX_KEY else sha256(joined.encode()).hexdigest()
 
 
 def _senders(request: SendNotificationRequest, services: Services) -> dict[str, Sender]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from contextlib import closing
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -18,6 +20,9 @@ from pynomaly_tasks.errors import DeliveryFailed
 from pynomaly_tasks.kinds.send_notification import SendNotificationRequest, perform
 from pynomaly_tasks.kinds.services import Services
 from pynomaly_tasks.senders import build_channels
+from pynomaly_tasks.store.store import Store
+
+RECORDS = "SELECT channel, n_attempts, last_error, delivered_at IS NOT NULL FROM deliveries ORDER BY channel"
 
 
 class Hook:
@@ -195,6 +200,33 @@ def test_what_was_delivered_is_not_sent_again_when_the_rest_is_retried(
     assert (len(good.posted), len(bad.posted)) == (1, 1)
     assert summary["delivered"] == ["bad"]
     assert summary["already_delivered"] == ["good", "log"]
+
+
+def test_the_store_keeps_each_delivery_with_its_tries_and_its_last_error(
+    start_hook: Callable[[], Hook], tmp_path: Path
+) -> None:
+    hook = start_hook()
+    hook.status = 500
+    store = Store(f"sqlite:///{tmp_path / 'jobs.sqlite3'}")
+    store.migrate()
+    world = replace(services({"ops": hook.url}), deliveries=store.deliveries)
+
+    with pytest.raises(DeliveryFailed):
+        send(world, "ops", "log")
+    with closing(sqlite3.connect(tmp_path / "jobs.sqlite3")) as database:
+        failed = database.execute(RECORDS).fetchall()
+    hook.status = 200
+    summary = send(world, "ops", "log")
+    with closing(sqlite3.connect(tmp_path / "jobs.sqlite3")) as database:
+        delivered = database.execute(RECORDS).fetchall()
+    store.close()
+
+    assert failed == [
+        ("log", 1, None, 1),
+        ("ops", 1, "channel ops: the service answered with HTTP status 500", 0),
+    ]
+    assert delivered == [("log", 1, None, 1), ("ops", 2, None, 1)]
+    assert summary["already_delivered"] == ["log"]
 
 
 def test_a_hanging_channel_does_not_keep_the_others_from_delivering(start_hook: Callable[[], Hook]) -> None:

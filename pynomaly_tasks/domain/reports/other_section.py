@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from pynomaly_tasks.domain.reports.facts import Fact, facts_about_dataset, facts_about_run
@@ -34,7 +35,7 @@ def read_other(
     job_id: str, summary: Mapping[str, Any], detail: Mapping[str, Any], anchor: str, limits: Limits
 ) -> OtherSection:
     """The section of one job whose result has no form of its own."""
-    values = {**summary, **detail}
+    values = {key: value for key, value in {**summary, **detail}.items() if key not in _SHOWN_ELSEWHERE}
     return OtherSection(
         kind="other",
         anchor=anchor,
@@ -43,8 +44,6 @@ def read_other(
         lead="What the job left, value by value.",
         tiles=[],
         facts=[*facts_about_dataset(detail), *facts_about_run(job_id, detail)],
-        values=[
-            Fact(str(key), show(value, 300)) for key, value in values.items() if key not in _SHOWN_ELSEWHERE
-        ][: limits.n_names],
+        values=[Fact(str(key), show(value, 300)) for key, value in islice(values.items(), limits.n_names)],
         warnings=texts(detail, "warnings")[: limits.n_names],
     )

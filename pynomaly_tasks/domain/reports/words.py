@@ -21,7 +21,7 @@ def clean(text: str) -> str:
     >>> clean("a\\tb\\x00c")
     'a b\ufffdc'
     """
-    if text.isascii() and text.isprintable():
+    if text.isprintable():
         return text
     return "".join(
         " " if letter in "\t\r\n" else _REPLACED if unicodedata.category(letter) in _UNSEEN else letter

@@ -254,6 +254,16 @@ def test_two_notifications_with_one_deduplication_key_are_sent_once() -> None:
     assert len(services.channels.find("log").sent) == 1  # type: ignore[union-attr]
 
 
+def test_the_default_key_of_many_jobs_is_no_longer_than_a_key_may_be() -> None:
+    request = SendNotificationRequest(
+        job=tuple(f"{n}".rjust(255, "x") for n in range(20)), subject="s", body="b"
+    )
+
+    outcome = perform(Context(), request, world())
+
+    assert len(outcome.detail["dedup_key"]) == 64
+
+
 def test_importing_the_request_loads_neither_apprise_nor_jinja() -> None:
     code = (
         "import sys, pynomaly_tasks.kinds.send_notification, pynomaly_tasks.kinds.generate_report;"
