@@ -19,6 +19,7 @@ from pynomaly_tasks.datasets.source import refused
 
 TABLE = "loaded"
 EXACT_WHOLE_NUMBERS = 2**53
+FEW_COLUMNS = 50
 
 
 class StoredType(Enum):
@@ -50,15 +51,40 @@ def guess_types(
     engine: Engine, rows: str, n_columns: int, checkpoint: Callable[[], None] | None
 ) -> list[StoredType]:
     """The rule, on the text columns c0, c1, ... of some rows (SQL from FROM on)."""
-    facts = ", ".join(
-        f"count(c{at}), count(try_cast(c{at} AS DOUBLE)), count(try_cast(c{at} AS TIMESTAMPTZ)), "
-        f"bool_and(strlen(c{at}) <= 5 AND lower(c{at}) IN ('true', 'false')), "
-        f"bool_or(strlen(c{at}) >= 16 AND regexp_full_match(c{at}, '\\s*[+-]?0*[1-9][0-9]{{15,}}\\s*') "
-        f"AND abs(try_cast(c{at} AS DOUBLE)) >= {EXACT_WHOLE_NUMBERS})"
-        for at in range(n_columns)
+    names = [f"c{at}" for at in range(n_columns)]
+    found: dict[str, Sequence[object]]
+    if n_columns <= FEW_COLUMNS:
+        facts = ", ".join(_type_facts(name) for name in names)
+        (row,) = engine.execute(f"SELECT {facts} FROM (SELECT * {rows})", checkpoint)
+        found = {name: row[5 * at : 5 * at + 5] for at, name in enumerate(names)}
+    else:
+        found = _by_column(engine, f"(SELECT * {rows})", names, _type_facts("value"), checkpoint)
+    return [_typed(*found[name]) if name in found else StoredType.NUMBER for name in names]
+
+
+def _by_column(
+    engine: Engine, table: str, names: Sequence[str], facts: str, checkpoint: Callable[[], None] | None
+) -> dict[str, Sequence[object]]:
+    """Aggregates of each column that has a value, by one query with few aggregates.
+
+    Thousands of aggregates in one query take minutes to plan, and more memory than the rows.
+    """
+    listed = ", ".join(names)
+    answer = engine.execute(
+        f"SELECT name, {facts} FROM (UNPIVOT (SELECT {listed} FROM {table}) ON {listed} "
+        "INTO NAME name VALUE value) GROUP BY name",
+        checkpoint,
     )
-    (row,) = engine.execute(f"SELECT {facts} FROM (SELECT * {rows})", checkpoint)
-    return [_typed(*row[at : at + 5]) for at in range(0, len(row), 5)]
+    return {str(row[0]): row[1:] for row in answer}
+
+
+def _type_facts(column: str) -> str:
+    return (
+        f"count({column}), count(try_cast({column} AS DOUBLE)), count(try_cast({column} AS TIMESTAMPTZ)), "
+        f"bool_and(strlen({column}) <= 5 AND lower({column}) IN ('true', 'false')), "
+        f"bool_or(strlen({column}) >= 16 AND regexp_full_match({column}, '\\s*[+-]?0*[1-9][0-9]{{15,}}\\s*') "
+        f"AND abs(try_cast({column} AS DOUBLE)) >= {EXACT_WHOLE_NUMBERS})"
+    )
 
 
 def _typed(
@@ -75,14 +101,21 @@ def settle_columns(
     engine: Engine, types: Sequence[StoredType], checkpoint: Callable[[], None] | None
 ) -> tuple[int, list[Settled]]:
     """Rows of the loaded table, and its columns, narrowed where every value allows it."""
-    facts = "".join(", " + _facts(f"c{at}", type_) for at, type_ in enumerate(types))
-    (row,) = engine.execute(f"SELECT count(*){facts} FROM {TABLE}", checkpoint)
+    found: dict[str, Sequence[object]] = {}
+    for type_ in StoredType:
+        names = [f"c{at}" for at, one in enumerate(types) if one is type_]
+        if names and len(types) > FEW_COLUMNS:
+            found |= _by_column(engine, TABLE, names, _facts("value", type_), checkpoint)
+        elif names:
+            facts = ", ".join(_facts(name, type_) for name in names)
+            (row,) = engine.execute(f"SELECT {facts} FROM {TABLE}", checkpoint)
+            found |= {name: row[3 * at : 3 * at + 3] for at, name in enumerate(names)}
+    ((n_rows,),) = engine.execute(f"SELECT count(*) FROM {TABLE}")
     settled = [
-        _settled(engine.source, at, type_, row[1 + 3 * at : 4 + 3 * at]) for at, type_ in enumerate(types)
+        _settled(engine.source, at, type_, found.get(f"c{at}", (None, None, None)))
+        for at, type_ in enumerate(types)
     ]
-    n_rows = row[0]
-    assert isinstance(n_rows, int)
-    return n_rows, settled
+    return int(n_rows), settled
 
 
 def _facts(column: str, type_: StoredType) -> str:

@@ -18,12 +18,13 @@ import duckdb
 from pynomaly_tasks.datasets.column_types import (
     TABLE,
     Settled,
+    StoredType,
     build_relation,
     guess_types,
     settle_columns,
 )
 from pynomaly_tasks.datasets.dataset import Relation
-from pynomaly_tasks.datasets.engine import Engine, quoted_text
+from pynomaly_tasks.datasets.engine import MIXED_LINE_ENDS, Engine, quoted_text
 from pynomaly_tasks.datasets.limits import Limits
 from pynomaly_tasks.datasets.source import Source, check_utf8, refused
 from pynomaly_tasks.errors import InvalidDataset
@@ -43,6 +44,7 @@ class Dialect:
 
     delimiter: str
     names: tuple[str, ...]
+    has_rows: bool  #: whether anything follows the first line
     warnings: tuple[str, ...] = ()
 
 
@@ -58,6 +60,9 @@ def load(
         # duckdb says only that some byte is wrong; say which.
         _refuse_first_bad_byte(checked.source, fd)
         raise
+    if n_rows == 0 and dialect.has_rows:
+        # duckdb gives no rows, and no error, when the first lines end in ways it does not expect.
+        raise refused(f"{checked.source!r} {MIXED_LINE_ENDS}")
     return build_relation(
         checked.source, dialect.names, n_rows, settled, limits, [*dialect.warnings, *warnings]
     )
@@ -67,24 +72,25 @@ def _load(
     engine: Engine, dialect: Dialect, limits: Limits, checkpoint: Callable[[], None] | None
 ) -> tuple[int, list[Settled], list[str]]:
     n_columns = len(dialect.names)
+    if n_columns == 1:
+        # duckdb skips a blank line after the lines it is told to skip; in one column that is a missing
+        # value, and every later row number would be wrong. So the first line is read as a row, and left out.
+        text = f"FROM ({_reader(engine, dialect, ['VARCHAR'], n_skipped=0)} OFFSET 1)"
+        n_rows, settled, _ = _load_text(engine, text, n_columns, limits, checkpoint)
+        return n_rows, settled, []
     text = _reader(engine, dialect, ["VARCHAR"] * n_columns)
     n_guess = max(100, min(GUESS_ROWS, GUESS_CELLS // n_columns))
-    create = f"CREATE OR REPLACE TABLE {TABLE} AS SELECT"
-    at_most = f"LIMIT {limits.n_rows + 1}"
     guessed = guess_types(engine, f"{text} LIMIT {n_guess}", n_columns, checkpoint)
     try:
         typed = _reader(engine, dialect, [type_.sql for type_ in guessed])
-        engine.execute(f"{create} * {typed} {at_most}", checkpoint)
+        engine.execute(f"CREATE TABLE {TABLE} AS SELECT * {typed} LIMIT {limits.n_rows + 1}", checkpoint)
         n_rows, settled = settle_columns(engine, guessed, checkpoint)
         if not any(column.is_doubtful for column in settled):
             return n_rows, settled, []
     except InvalidDataset as error:
         if not isinstance(error.__cause__, duckdb.ConversionException):
             raise
-    types = guess_types(engine, text, n_columns, checkpoint)
-    values = ", ".join(f"CAST(c{at} AS {type_.sql}) AS c{at}" for at, type_ in enumerate(types))
-    engine.execute(f"{create} {values} {text} {at_most}", checkpoint)
-    n_rows, settled = settle_columns(engine, types, checkpoint)
+    n_rows, settled, types = _load_text(engine, text, n_columns, limits, checkpoint)
     warnings = [
         f"column {name!r} looks like {before.value} in the first {n_guess:,} rows, but not in all: "
         f"it is read as {after.value}"
@@ -92,6 +98,19 @@ def _load(
         if before is not after
     ]
     return n_rows, settled, warnings
+
+
+def _load_text(
+    engine: Engine, text: str, n_columns: int, limits: Limits, checkpoint: Callable[[], None] | None
+) -> tuple[int, list[Settled], list[StoredType]]:
+    """Decide the types from all rows, and load them."""
+    types = guess_types(engine, text, n_columns, checkpoint)
+    values = ", ".join(f"CAST(c{at} AS {type_.sql}) AS c{at}" for at, type_ in enumerate(types))
+    engine.execute(
+        f"CREATE OR REPLACE TABLE {TABLE} AS SELECT {values} {text} LIMIT {limits.n_rows + 1}", checkpoint
+    )
+    n_rows, settled = settle_columns(engine, types, checkpoint)
+    return n_rows, settled, types
 
 
 def read_dialect(source: str, fd: int) -> Dialect:
@@ -104,9 +123,14 @@ def read_dialect(source: str, fd: int) -> Dialect:
     if cut and len(lines) > 1:
         lines.pop()
     delimiter = max(DELIMITERS, key=lambda candidate: _rank(lines, candidate))
-    names = next(_records(lines, delimiter), [])
+    records = _records(lines, delimiter)
+    names = next(records, [])
+    has_rows = any(records)
     if not any(name.strip() for name in names):
         raise refused(f"{source!r} has a first line without column names; it must name the columns")
+    broken = next((name for name in names if "\n" in name or "\r" in name), None)
+    if broken is not None:
+        raise refused(f"{source!r} has a line break in the column name {broken[:60]!r}; rename it")
     if all(_is_number(name) for name in names):
         shown = delimiter.join(names)[:60]
         raise refused(
@@ -118,7 +142,7 @@ def read_dialect(source: str, fd: int) -> Dialect:
     warnings = [
         f"column {at + 1} has no name in the first line; it is called {names[at]!r}" for at in unnamed
     ]
-    return Dialect(delimiter=delimiter, names=tuple(names), warnings=tuple(warnings[:20]))
+    return Dialect(delimiter=delimiter, names=tuple(names), has_rows=has_rows, warnings=tuple(warnings[:20]))
 
 
 def _rank(lines: Sequence[str], delimiter: str) -> tuple[bool, int]:
@@ -144,11 +168,11 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _reader(engine: Engine, dialect: Dialect, types: Sequence[str]) -> str:
+def _reader(engine: Engine, dialect: Dialect, types: Sequence[str], n_skipped: int = 1) -> str:
     columns = ", ".join(f"'c{at}': '{type_}'" for at, type_ in enumerate(types))
     missing = ", ".join(quoted_text(word) for word in MISSING_WORDS)
     return (
-        f"FROM read_csv({quoted_text(engine.file)}, auto_detect=false, header=false, skip=1, "
+        f"FROM read_csv({quoted_text(engine.file)}, auto_detect=false, header=false, skip={n_skipped}, "
         f"delim={quoted_text(dialect.delimiter)}, quote='\"', escape='\"', columns={{{columns}}}, "
         f"nullstr=[{missing}], strict_mode=true, null_padding=false, compression='none', encoding='utf-8')"
     )

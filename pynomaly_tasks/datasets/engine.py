@@ -24,6 +24,7 @@ T = TypeVar("T")
 WORKSPACE_PREFIX = "dataset-"
 # A job must notice within half a second that it has to stop.
 CHECKPOINT_EVERY_S = 0.2
+MIXED_LINE_ENDS = "cannot be read: lines end in different ways; make them alike: sed -i 's/\\r$//' data.csv"
 
 
 class Workspace:
@@ -197,6 +198,12 @@ def explained(message: str) -> str:
         )
     if "unterminated quote" in message or "quote should be followed" in message.lower():
         return f'{where}a quoted value is never closed; double the quotes inside it ("")'
+    if "expected records" in message:
+        return "is not JSON lines: each line must be an object with at least one key"
+    if "/proc/self/fd/" in message and "Permission Error" in message:
+        return "was replaced while it was read; submit the job again"
+    if "invalid state" in message:
+        return MIXED_LINE_ENDS
     if "Maximum line size" in message:
         return f"{where}is longer than 2 MiB; is a quote left open, or a line end missing?"
     if "Malformed JSON" in message:

@@ -67,6 +67,7 @@ def _read_as(type_: str, column: str) -> tuple[ColumnKind, str]:
     return "text", f"CAST({column} AS VARCHAR)"
 
 
-def _stamp(fd: int) -> tuple[int, int]:
+def _stamp(fd: int) -> tuple[int, int, int]:
+    """Differs when the file was written to, deleted or replaced."""
     status = os.fstat(fd)
-    return status.st_size, status.st_mtime_ns
+    return status.st_size, status.st_mtime_ns, status.st_nlink

@@ -134,7 +134,8 @@ def _warnings(
     estimated = [c.name for c, v in zip(table.columns, values, strict=True) if not v.is_exact]
     if estimated:
         warnings.append(
-            f"n_distinct of {_listed(estimated)} is an estimate within about 1 %; how often their values occur was not counted"
+            f"n_distinct of {_listed(estimated)} is an estimate within about 1 %, "
+            "and their most frequent values are not counted"
         )
     infinite = [c.name for c, s in zip(table.columns, summaries, strict=True) if s.n_infinite]
     if infinite:

@@ -10,7 +10,7 @@ from typing import Any
 from pynomaly_tasks.domain.profiling.table import ProfiledColumn, Table, quoted
 
 # A query with some thousand aggregates takes seconds to plan; wide tables are asked in parts.
-COLUMNS_PER_QUERY = 200
+COLUMNS_PER_QUERY = 50
 # duckdb fails the whole query when a sum of squares leaves the range of float64.
 MAX_SQUARED = 1e140
 
