@@ -117,7 +117,7 @@ def run_detection(
             "n_columns": len(dataset.columns),
             "size_bytes": dataset.size_bytes,
         },
-        **_detail(found),
+        **_detail(found, request),
         "timing_s": {
             "open": opened - started,
             "fit": found.fit_s,
@@ -147,7 +147,7 @@ def _choice(detector: DetectorSpec | None, found: Detection) -> list[str]:
     return [f"{found.detector.name} was chosen: no detector was named"]
 
 
-def _detail(found: Detection) -> dict[str, Any]:
+def _detail(found: Detection, request: DetectionRequest) -> dict[str, Any]:
     from dataclasses import asdict
 
     evaluation = None
@@ -178,6 +178,9 @@ def _detail(found: Detection) -> dict[str, Any]:
         "n_anomalies": found.n_anomalies,
         "score_quantiles": dict(found.score_quantiles),
         "anomalies": [asdict(anomaly) for anomaly in found.anomalies],
-        "plot": asdict(found.plot),
+        "plot": {
+            **asdict(found.plot),
+            "windows": [[start.isoformat(), end.isoformat()] for start, end in request.label_windows or ()],
+        },
         "evaluation": evaluation,
     }

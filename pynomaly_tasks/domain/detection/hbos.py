@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -18,12 +19,12 @@ class _Histogram:
     edges: FloatArray  #: (bins + 1,)
     terms: FloatArray  #: (bins,), the contribution of a value in each bin, 0 or more
     outside: float  #: of a value beyond the tolerance
+    edge_of: Literal["lower", "upper"]  #: bin in which a value on an inner edge is looked up
 
     def surprise(self, column: FloatArray, tolerance: float) -> FloatArray:
         values = np.ascontiguousarray(column)
         last = len(self.terms) - 1
-        # As the histogram itself was counted: bins hold their lower edge, the last one both.
-        index = np.searchsorted(self.edges, values, side="right") - 1
+        index = np.searchsorted(self.edges, values, side="left" if self.edge_of == "lower" else "right") - 1
         out = self.terms[np.clip(index, 0, last)]
         margin = tolerance * (self.edges[1] - self.edges[0])
         far = (values < self.edges[0] - margin) | (values > self.edges[-1] + margin)
@@ -36,9 +37,14 @@ class HbosDetector:
     """Goldstein and Dengel (2012): the sum over columns of log2((densest + alpha) / (density + alpha)).
 
     The density is that of the value's bin, of ``n_bins`` equal ones from the column's lowest to its highest
-    value, per unit (scaling none) or per standard deviation. The ranking is that of -log2(density + alpha);
-    taking the densest bin as zero makes every term 0 or more, so that it is the column's contribution.
-    A missing value adds 0; a value beyond the histogram counts as density 0.
+    value. The ranking is that of -log2(density + alpha); taking the densest bin as zero makes every term
+    0 or more, so that it is the column's contribution. A missing value adds 0; a value beyond the histogram
+    counts as density 0.
+
+    Scaling none ranks as PyOD's HBOS does: densities per unit, so that alpha weighs more in a column of
+    large numbers, and a value on an inner edge is counted in the bin above and looked up in the one below.
+    Scaling standard takes densities per standard deviation and looks up where it counted: the ranking is
+    then the same in any unit.
     """
 
     score_rows = 50_000
@@ -112,5 +118,9 @@ class HbosDetector:
         unit = moments.deviation() if self._params.scaling == "standard" else 1.0
         density = counts / distribution.n / np.diff(edges) * (unit or 1.0)
         alpha = self._params.alpha
-        terms = np.log2((density.max() + alpha) / (density + alpha))
-        return _Histogram(edges=edges, terms=terms, outside=float(np.log2((density.max() + alpha) / alpha)))
+        return _Histogram(
+            edges=edges,
+            terms=np.log2((density.max() + alpha) / (density + alpha)),
+            outside=float(np.log2((density.max() + alpha) / alpha)),
+            edge_of="lower" if self._params.scaling == "none" else "upper",
+        )

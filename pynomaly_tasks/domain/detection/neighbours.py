@@ -12,7 +12,10 @@ from pynomaly_tasks.domain.detection.scaling import Scaler
 from pynomaly_tasks.domain.detection.tabular_params import EXACT_ROWS, KnnParams, LofParams
 from pynomaly_tasks.errors import InvalidRequest
 
-#: Candidates asked of the index beyond those needed: its distances may be rounded, ours decide.
+#: Up to this many columns a tree finds the neighbours, with exact distances; beyond, comparing all rows.
+_TREE_COLUMNS = 15
+#: Candidates asked for beyond those needed when all rows are compared: those distances come rounded from a
+#: product of matrices, so ours decide.
 _SPARE = 5
 _QUERY_ROWS = 2_000
 
@@ -22,7 +25,7 @@ class NeighbourIndex:
 
     A row that equals a reference row is taken to be that row and does not count as its own neighbour, so
     the rows fitted on get the scores that fitting gives them, and a row's score needs nothing but the row.
-    Distances are computed directly, difference by difference: they do not depend on the batch.
+    Distances are those of differences, column by column: they do not depend on the batch.
     """
 
     def __init__(self, reference: FloatArray, n_neighbors: int) -> None:
@@ -36,18 +39,22 @@ class NeighbourIndex:
 
         self._reference = reference
         self._n_neighbors = n_neighbors
-        self._n_asked = min(len(reference), n_neighbors + 1 + _SPARE)
-        self._index: Any = NearestNeighbors(n_neighbors=n_neighbors, n_jobs=1).fit(reference)
+        self._by_tree = reference.shape[1] <= _TREE_COLUMNS
+        self._n_asked = min(len(reference), n_neighbors + 1 + (0 if self._by_tree else _SPARE))
+        self._index: Any = NearestNeighbors(algorithm="kd_tree" if self._by_tree else "brute", n_jobs=1).fit(
+            reference
+        )
 
     def nearest(self, x: FloatArray) -> tuple[FloatArray, NDArray[np.intp]]:
         """Distances and positions of the nearest reference rows, (n, n_neighbors), nearest first."""
-        candidates = self._index.kneighbors(x, self._n_asked, return_distance=False)
-        difference = self._reference[candidates] - x[:, None, :]
-        distance = np.sqrt(np.einsum("ijk,ijk->ij", difference, difference))
-        # Of equal distances the earlier reference row.
-        order = np.lexsort((candidates, distance), axis=-1)
-        distance = np.take_along_axis(distance, order, axis=1)
-        position = np.take_along_axis(candidates, order, axis=1)
+        distance, position = self._index.kneighbors(x, self._n_asked)
+        if not self._by_tree:
+            difference = self._reference[position] - x[:, None, :]
+            distance = np.sqrt(np.einsum("ijk,ijk->ij", difference, difference))
+            # Of equal distances the earlier reference row.
+            order = np.lexsort((position, distance), axis=-1)
+            distance = np.take_along_axis(distance, order, axis=1)
+            position = np.take_along_axis(position, order, axis=1)
         is_itself = (distance[:, 0] == 0.0).astype(np.intp)
         kept = is_itself[:, None] + np.arange(self._n_neighbors)
         return np.take_along_axis(distance, kept, axis=1), np.take_along_axis(position, kept, axis=1)
@@ -99,6 +106,7 @@ class LofDetector:
 
     def __init__(self, params: LofParams) -> None:
         self._params = params
+        self.warnings: tuple[str, ...] = ()  #: what the fit had to say
 
     def fit_rows(self, n_rows: int) -> int | None:
         """All, or the reference sample."""
@@ -117,6 +125,12 @@ class LofDetector:
         position = np.concatenate([part[1] for part in nearest])
         self._reach = distance[:, -1]
         self._density = self._density_at(distance, position)
+        n_crowded = int(np.count_nonzero(self._reach == 0.0))
+        if n_crowded:
+            self.warnings = (
+                f"lof: {n_crowded:,} rows have {self._params.n_neighbors} or more duplicates, beside which "
+                "anything is an anomaly; raise n_neighbors or choose knn",
+            )
 
     def score(self, x: FloatArray) -> FloatArray:
         """The local outlier factor, over 0."""

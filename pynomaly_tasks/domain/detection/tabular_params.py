@@ -51,7 +51,10 @@ class HbosParams(TabularParams):
         le=1.0,
         description="how far outside the histogram, in bins, still counts as its edge",
     )
-    scaling: Scaling = "standard"
+    scaling: Literal["standard", "none"] = Field(
+        default="none",
+        description="none: ranks as PyOD's HBOS; standard: densities per deviation, the same in any unit",
+    )
 
 
 class MahalanobisParams(TabularParams):
