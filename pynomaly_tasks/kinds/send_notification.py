@@ -43,7 +43,11 @@ class SendNotificationRequest(BaseModel):
         description="Names from the setting notifications.channels, and log. May be given as `channel`.",
     )
     subject: str | None = Field(
-        None, min_length=1, max_length=200, description="Unset: written from the job's result."
+        None,
+        min_length=1,
+        max_length=200,
+        pattern=r"^[^\x00-\x1f\x7f]+$",
+        description="One line. Unset: written from the job's result.",
     )
     body: str | None = Field(
         None, min_length=1, max_length=20_000, description="Unset: written from the job's result."

@@ -145,6 +145,7 @@ def test_report_on_a_series_is_complete_alone_and_leads_from_mark_to_row(desk: D
     assert visit.complaints == []
     assert path.stat().st_size < 200_000
     assert page.title() == "Anomalies in nyc_taxi.csv"
+    assert page.locator("rect.band").count() == 2 * len(windows)
     chart = page.locator("svg.chart").bounding_box()
     assert chart is not None
     assert chart["width"] > 900

@@ -155,6 +155,7 @@ def test_a_request_survives_the_way_through_json() -> None:
         ({"job": "a", "channels": ["log", 3]}, "channels"),
         ({"job": "a", "channels": [f"c{n}" for n in range(21)]}, "channels"),
         ({"job": "a", "subject": "x" * 201}, "subject"),
+        ({"job": "a", "subject": "two\nlines"}, "subject"),
         ({"job": "a", "body": "x" * 20_001}, "body"),
         ({"job": "a", "body": ""}, "body"),
         ({"job": "a", "dedup_key": "x" * 201}, "dedup_key"),
