@@ -7,18 +7,23 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from pynomaly_tasks.bootstrap import Platform
+from pynomaly_tasks.errors import Unavailable
 from pynomaly_tasks.realtime.reader import StreamHub
+from pynomaly_tasks.telemetry import get_logger
 from pynomaly_tasks.web import browse, datasets, detectors, health, jobs, live, results
 from pynomaly_tasks.web.auth import Gatekeeper, build_login_router
 from pynomaly_tasks.web.door import Door, DoorRules
 from pynomaly_tasks.web.problems import add_problem_handlers
 from pynomaly_tasks.web.templates import STATIC
 from pynomaly_tasks.web.uploads import remove_abandoned
+
+log = get_logger(__name__)
 
 _MIB = 1024 * 1024
 _FORM_OVERHEAD_BYTES = 64 * 1024
@@ -36,6 +41,7 @@ def create_app(platform: Platform) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         remove_abandoned(settings.uploads_directory(), time.time() - _ABANDONED_AFTER_S)
+        await run_in_threadpool(_open_store, platform)
         await hub.start()
         yield
         await hub.stop()
@@ -65,6 +71,14 @@ def create_app(platform: Platform) -> FastAPI:
     )
     app.add_middleware(Door, rules=rules, gatekeeper=gatekeeper)
     return app
+
+
+def _open_store(platform: Platform) -> None:
+    """Make its tables now, so that the first visitor need not wait; when it is down, serve and say so."""
+    try:
+        platform.store.list_jobs(limit=1)
+    except Unavailable as error:
+        log.warning("store_unavailable", error=str(error))
 
 
 class _Static(StaticFiles):

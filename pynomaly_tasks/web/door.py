@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import quote, urlsplit
 
@@ -15,6 +17,8 @@ from pynomaly_tasks.web.auth import Gatekeeper
 from pynomaly_tasks.web.headers import SECURITY_HEADERS
 from pynomaly_tasks.web.problems import problem, wants_page
 
+_DRAIN_S = 2.0
+_DRAIN_BYTES = 16 * 1024 * 1024
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _OPEN_PATHS = ("/healthz", "/readyz", "/login", "/static/")
 
@@ -53,6 +57,8 @@ class Door:
 
         refusal = self._refusal(request)
         if refusal is not None:
+            if "expect" not in request.headers:
+                await _drain(receive)
             await refusal(scope, receive, send_with_headers)
             return
         await self._app(scope, _counted(receive, self._limit(request)), send_with_headers)
@@ -117,7 +123,21 @@ def _counted(receive: Receive, limit_bytes: int) -> Receive:
         message = await receive()
         n_bytes += len(message.get("body", b""))
         if n_bytes > limit_bytes:
+            if message.get("more_body"):
+                await _drain(receive)
             raise HTTPException(413, _too_large(limit_bytes), headers={"Connection": "close"})
         return message
 
     return receive_counted
+
+
+async def _drain(receive: Receive) -> None:
+    """Read on for a moment: most senders look for an answer only when all is sent, and a reset would lose it."""
+    n_bytes = 0
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_DRAIN_S):
+            while n_bytes < _DRAIN_BYTES:
+                message = await receive()
+                n_bytes += len(message.get("body", b""))
+                if not message.get("more_body"):
+                    return

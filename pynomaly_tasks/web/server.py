@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import socket
+from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
@@ -13,7 +15,12 @@ _GRACE_S = 5
 
 
 class _Server(uvicorn.Server):
-    """Ends the live updates first: they never end by themselves, and a shutdown waits for every response."""
+    """Says where it serves once it does, and ends the live updates before it waits for open responses."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for listener in sockets or ():
+            print(f"web page: {address_of(listener)}", flush=True)  # noqa: T201 (for whoever started it)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         app = self.config.app
@@ -24,6 +31,9 @@ class _Server(uvicorn.Server):
 
 def serve(app: FastAPI, host: str, port: int) -> None:
     """Listen and serve until SIGINT or SIGTERM; port 0 takes a free one. Raises InvalidSettings."""
+    # Uvicorn shuts down in order and then raises the signal again: that must end the process, not kill it.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _exit)
     listener = _listen(host, port)
     config = uvicorn.Config(
         app,
@@ -36,9 +46,12 @@ def serve(app: FastAPI, host: str, port: int) -> None:
         ws="none",
         proxy_headers=False,
     )
-    print(f"web page: {address_of(listener)}", flush=True)  # noqa: T201 (where the page is)
     with listener:
         _Server(config).run(sockets=[listener])
+
+
+def _exit(_number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(0)
 
 
 def _listen(host: str, port: int) -> socket.socket:

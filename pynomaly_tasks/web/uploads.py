@@ -54,6 +54,7 @@ class Upload:
         self._file: BinaryIO | None = None
         self._name: str | None = None
         self._in_file = False
+        self._ended = False
         self._buffer = bytearray()
         self._header = (bytearray(), bytearray())
         self._disposition = b""
@@ -68,6 +69,7 @@ class Upload:
                 "on_headers_finished": self._headers_finished,
                 "on_part_data": self._part_data,
                 "on_part_end": self._part_end,
+                "on_end": self._end,
             },
         )
 
@@ -91,6 +93,8 @@ class Upload:
             self._parser.finalize()
         except FormParserError as error:
             raise InvalidDataset.of(FIELD, f"the multipart body cannot be read: {error}") from error
+        if not self._ended:
+            raise InvalidDataset.of(FIELD, "the multipart body ends before the file does; send it again")
         if self._name is None:
             raise InvalidDataset.of(FIELD, f"the form has no file in its field {FIELD!r}; add one")
         await run_in_threadpool(self._finish)
@@ -149,6 +153,9 @@ class Upload:
 
     def _part_end(self) -> None:
         self._in_file = False
+
+    def _end(self) -> None:
+        self._ended = True
 
 
 def remove_abandoned(directory: Path, older_than_at: float) -> None:

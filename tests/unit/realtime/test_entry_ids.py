@@ -13,7 +13,21 @@ def test_entry_ids_are_ordered_as_numbers_and_not_as_text():
 
 
 @pytest.mark.parametrize(
-    "text", ["", "5", "5-", "-5", "5-5-5", "a-b", "5-5\n", " 5-5", "$", f"{2**64}-0", "٣-١", "9" * 30 + "-1"]
+    "text",
+    [
+        "",
+        "5",
+        "5-",
+        "-5",
+        "5-5-5",
+        "a-b",
+        "5-5\n",
+        " 5-5",
+        "$",
+        f"{2**64}-0",
+        "\u0663-\u0661",
+        "9" * 30 + "-1",
+    ],
 )
 def test_what_is_no_entry_id_is_not_taken_for_one(text):
     assert EntryId.find(text) is None
