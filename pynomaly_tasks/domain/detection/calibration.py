@@ -36,6 +36,8 @@ PRIOR_LOG_EXCESS = 0.5
 PRIOR_POINTS = 1_000
 #: A history whose tail is shorter than this is not taken for a law.
 MIN_LOG_EXCESS = 0.05
+#: One in a hundred: from here on a departure can hide others.
+EVENT_SCORE = 2.0
 
 
 def rolling_quantile(x: FloatArray, share: float, n_points: int) -> FloatArray:
@@ -166,12 +168,13 @@ def _modelled(excess: FloatArray, total: FloatArray, count: FloatArray) -> Float
 
 
 def hold_off(score: FloatArray, n_points: int) -> FloatArray:
-    """Zero for what is less surprising than a recent departure.
+    """Zero for what is less surprising than a recent event.
 
-    What is not hidden is remembered with a half-life of ``n_points``: with 1, a score of 4 hides scores under 4
-    at the next point, under 2 at the one after, then under 1. 0 hides nothing.
+    An event is a score of `EVENT_SCORE` or more that is not hidden itself. It is remembered with a half-life of
+    ``n_points``: with 1, a score of 4 hides scores under 4 at the next point, under 2 at the one after, then
+    under 1. 0 hides nothing.
 
-    >>> hold_off(np.array([0.5, 4.0, 3.5, 1.9, 1.1, 0.0]), 1)
+    >>> hold_off(np.array([0.5, 4.0, 3.5, 1.9, 1.1, 0.2]), 1)
     array([0.5, 4. , 0. , 0. , 1.1, 0. ])
     """
     if n_points == 0:
@@ -183,6 +186,8 @@ def hold_off(score: FloatArray, n_points: int) -> FloatArray:
         if value < remembered:
             out[i] = 0.0
             remembered *= keep
-        else:
+        elif value >= EVENT_SCORE:
             remembered = value
+        else:
+            remembered *= keep
     return np.asarray(out, dtype=np.float64)

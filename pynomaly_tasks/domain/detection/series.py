@@ -6,8 +6,8 @@ Missing  A missing or infinite value, or a row without a timestamp, scores ``mis
          and is expected to be NaN. It never enters another point's history.
 Gaps     rolling_robust_z counts points, not time: a gap is no anomaly, and the step over it counts as one
          step. stl_residual and spectral_residual need even spacing: see `time_axis`.
-Events   For `hold_off_points` after a departure, only what is more surprising scores: one event, not each of
-         its points, leads the ranking.
+Events   After a departure of 2 or more, smaller ones score 0 until it is forgotten (`hold_off_points`): one
+         event takes one place in the ranking, not one for each of its points.
 Scores   -log10 of the tail probability: 3 is one in a thousand, in every detector and every series.
 
 Every rule that was applied is named in the warnings.

@@ -28,7 +28,7 @@ class SeriesParams(BaseModel):
         default=20,
         ge=0,
         le=100_000,
-        description="half-life in points of a departure that hides smaller ones after it; 0: none is hidden",
+        description="half-life in points of an event (score 2 or more) that hides smaller ones; 0: none is hidden",
     )
 
 

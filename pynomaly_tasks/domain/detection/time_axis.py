@@ -2,7 +2,8 @@
 
 A calendar of evenly spaced cells is laid under the points when their steps are whole multiples of one step
 (within `TOLERANCE`, for `SHARE_ON_GRID` of the steps) and the gaps are not most of it. Cells without a value
-are filled along a straight line between their neighbours; points that share a cell give it their mean.
+are filled along a straight line between their neighbours. The few points that may repeat a timestamp share a cell,
+which has their mean and gives them its score.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ def _cells(timestamps: NDArray[np.datetime64]) -> tuple[float | None, Rows | Non
         return None, None
     step = float(np.median(positive))
     n_steps = np.rint(gaps / step)
-    on_grid = (np.abs(gaps / step - n_steps) <= TOLERANCE) & ((n_steps >= 1) | (gaps == 0))
+    on_grid = (np.abs(gaps / step - n_steps) <= TOLERANCE) & (n_steps >= 1)
     cell = np.r_[0.0, np.cumsum(n_steps)]
     if on_grid.mean() < SHARE_ON_GRID or cell[-1] + 1 > MAX_CELLS_PER_POINT * len(timestamps):
         return step, None

@@ -232,6 +232,17 @@ def test_uneven_timestamps_are_taken_as_even_with_a_warning(name: str) -> None:
     assert any("not evenly spaced" in warning for warning in uneven.warnings)
 
 
+@pytest.mark.parametrize("name", ["stl_residual", "spectral_residual"])
+def test_many_rows_at_one_time_are_scored_each_by_itself(name: str) -> None:
+    values, timestamps = daily(1_000), np.repeat(hours(500), 2)
+    values[701] += 9.0
+
+    scores = score(name, values, timestamps)
+
+    assert np.argmax(scores.score) == 701
+    assert any("not evenly spaced" in warning for warning in scores.warnings)
+
+
 # Refusals
 
 
