@@ -57,7 +57,7 @@ class Labelled:
 
     @property
     def n_probation(self) -> float:
-        return min(np.floor(PROBATION_SHARE * self.n_rows), PROBATION_MAX_POINTS)
+        return min(float(np.floor(PROBATION_SHARE * self.n_rows)), PROBATION_MAX_POINTS)
 
     @property
     def window_of_row(self) -> NDArray[np.int64]:
