@@ -24,6 +24,8 @@ T = TypeVar("T")
 WORKSPACE_PREFIX = "dataset-"
 # A job must notice within half a second that it has to stop.
 CHECKPOINT_EVERY_S = 0.2
+# duckdb draws one on standard output when it takes the process for interactive; each connection has its own.
+NO_PROGRESS_BAR = "SET enable_progress_bar=false"
 MIXED_LINE_ENDS = "cannot be read: lines end in different ways; make them alike: sed -i 's/\\r$//' data.csv"
 
 
@@ -90,7 +92,9 @@ class Engine:
             self.connection.execute("SET GLOBAL TimeZone='UTC'")
             self.connection.execute(f"SET allowed_paths=[{quoted_text(self.file)}]")
             self.connection.execute("SET enable_external_access=false")
+            self.connection.execute("SET allowed_configs=['enable_progress_bar']")
             self.connection.execute("SET lock_configuration=true")
+        self.connection.execute(NO_PROGRESS_BAR)
 
     def close(self) -> None:
         """Close the database and the file, and delete the workspace."""
@@ -109,7 +113,9 @@ class Engine:
 
     def cursor(self) -> duckdb.DuckDBPyConnection:
         """One more connection to the same database, for one thread."""
-        return self.connection.cursor()
+        cursor = self.connection.cursor()
+        cursor.execute(NO_PROGRESS_BAR)
+        return cursor
 
 
 def interruptible(

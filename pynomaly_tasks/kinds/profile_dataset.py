@@ -78,7 +78,7 @@ def perform(context: JobContext, request: ProfileDatasetRequest, services: Servi
 
     started = time.perf_counter()
     context.progress(0, 1, "opening the dataset")
-    with services.datasets.open(request.dataset) as dataset:
+    with services.datasets.open(request.dataset, context.checkpoint) as dataset:
         opened = time.perf_counter()
         profile = build_profile(
             _CheckedTable(dataset, request, context),

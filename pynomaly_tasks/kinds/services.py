@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -25,8 +26,11 @@ class Results(Protocol):
 class Datasets(Protocol):
     """Where the data lies."""
 
-    def open(self, source: str) -> Any:
-        """A `pynomaly_tasks.datasets.Dataset`. Raises InvalidDataset, SourceUnavailable."""
+    def open(self, source: str, checkpoint: Callable[[], None] | None = None) -> Any:
+        """A `pynomaly_tasks.datasets.Dataset`. Raises InvalidDataset, SourceUnavailable.
+
+        checkpoint is called five times a second while rows are loaded; what it raises stops that.
+        """
 
 
 class DeliveryLog(Protocol):

@@ -86,7 +86,7 @@ def _shape(
     )
     correlated = of_numbers[:MAX_CORRELATED_COLUMNS]
     correlations = Correlations(
-        np.array([s.mean or 0.0 for s in correlated]), np.array([s.deviation or 1.0 for s in correlated])
+        np.array([s.mean or 0.0 for s in correlated]), np.array([_scale(s) for s in correlated])
     )
     names = [table.columns[at].name for at in numbers]
     for rows in number_rows(table.batches(names), len(names)):
@@ -98,6 +98,13 @@ def _shape(
         if one is not None
     }
     return drawn, {"columns": names[: len(correlated)], "matrix": correlations.results()}
+
+
+def _scale(summary: Summary) -> float:
+    """Something of the size of a column's spread, to divide by before squaring."""
+    if summary.deviation is not None or summary.minimum is None:
+        return summary.deviation or 1.0
+    return max(abs(summary.minimum), abs(summary.maximum)) or 1.0
 
 
 def _column(
