@@ -95,38 +95,38 @@ def run_detection(
 
     started = time.perf_counter()
     context.progress(0, 1, "opening the dataset")
-    dataset = services.datasets.open(request.dataset)
-    opened = time.perf_counter()
-    task = DetectionTask(
-        detector=detector,
-        threshold=request.rule(),
-        columns=request.columns,
-        timestamp_column=request.timestamp_column,
-        label_column=request.label_column,
-        label_windows=request.label_windows,
-        seed=request.seed,
-        top_n=request.top_n,
-    )
-    found = detect(dataset, task, context.scratch, context)
-    detail = {
-        "dataset": {
-            "source": dataset.source,
-            "name": dataset.name,
-            "format": dataset.format,
-            "n_rows": dataset.n_rows,
-            "n_columns": len(dataset.columns),
-            "size_bytes": dataset.size_bytes,
-        },
-        **_detail(found, request),
-        "timing_s": {
-            "open": opened - started,
-            "fit": found.fit_s,
-            "score": found.score_s,
-            "total": time.perf_counter() - started,
-        },
-        "versions": versions(),
-        "warnings": [*_choice(detector, found), *dataset.warnings, *found.warnings],
-    }
+    with services.datasets.open(request.dataset, context.checkpoint) as dataset:
+        opened = time.perf_counter()
+        task = DetectionTask(
+            detector=detector,
+            threshold=request.rule(),
+            columns=request.columns,
+            timestamp_column=request.timestamp_column,
+            label_column=request.label_column,
+            label_windows=request.label_windows,
+            seed=request.seed,
+            top_n=request.top_n,
+        )
+        found = detect(dataset, task, context.scratch, context)
+        detail = {
+            "dataset": {
+                "source": dataset.source,
+                "name": dataset.name,
+                "format": dataset.format,
+                "n_rows": dataset.n_rows,
+                "n_columns": len(dataset.columns),
+                "size_bytes": dataset.size_bytes,
+            },
+            **_detail(found, request),
+            "timing_s": {
+                "open": opened - started,
+                "fit": found.fit_s,
+                "score": found.score_s,
+                "total": time.perf_counter() - started,
+            },
+            "versions": versions(),
+            "warnings": [*_choice(detector, found), *dataset.warnings, *found.warnings],
+        }
     return Outcome(
         anomalies_found=found.n_anomalies,
         summary={
