@@ -65,11 +65,14 @@ def _calibrated(
 
 def _level_residual(values: FloatArray, params: RollingRobustZParams) -> tuple[FloatArray, FloatArray]:
     first = float(values[0])
-    expected = lagged(rolling_quantile(values, 0.5, params.window_points | 1), first)
+    usual = lagged(rolling_quantile(values, 0.5, params.window_points | 1), first)
+    nearest = usual
     if params.level_points:
         level = lagged(rolling_quantile(values, 0.5, params.level_points | 1), first)
-        expected = np.where(np.abs(values - level) < np.abs(values - expected), level, expected)
-    return values - expected, expected
+        nearest = np.where(np.abs(values - level) < np.abs(values - usual), level, usual)
+    # What people are shown as expected is the usual level: after an hour of nearly no taxis the
+    # nearest one is nearly nothing, and "high" would be no explanation of the next few rides.
+    return values - nearest, usual
 
 
 def _spread_residual(step: FloatArray, n_points: int) -> FloatArray:
