@@ -19,7 +19,7 @@ class EcodDetector:
 
     def __init__(self) -> None:
         self._summaries: list[QuantileSummary] = []
-        self._distributions: list[Distribution | None] | None = None
+        self._tails: list[_Tails | None] | None = None
 
     def fit_rows(self, n_rows: int) -> int | None:
         """All rows, streamed."""
@@ -38,34 +38,34 @@ class EcodDetector:
             self._summaries = [QuantileSummary(buffer_values_for(x.shape[1])) for _ in range(x.shape[1])]
         for summary, column in zip(self._summaries, x.T, strict=True):
             summary.update(present(column))
-        self._distributions = None
+        self._tails = None
 
     def merge(self, other: EcodDetector) -> None:
         """Learn what ``other`` has learnt."""
         for mine, theirs in zip(self._summaries, other._summaries, strict=True):
             mine.merge(theirs)
-        self._distributions = None
+        self._tails = None
 
     def score(self, x: FloatArray) -> FloatArray:
         """Sum of the columns' terms, 0 or more."""
         total = np.zeros(len(x))
-        for distribution, column in zip(self._fitted(), x.T, strict=True):
-            if distribution is not None:
-                total += _surprise(distribution, column)
+        for tails, column in zip(self._fitted(), x.T, strict=True):
+            if tails is not None:
+                total += tails.surprise(column)
         return total
 
     def contributions(self, x: FloatArray) -> FloatArray:
         """The columns' terms."""
         out = np.zeros(x.shape)
-        for j, distribution in enumerate(self._fitted()):
-            if distribution is not None:
-                out[:, j] = _surprise(distribution, x[:, j])
+        for j, tails in enumerate(self._fitted()):
+            if tails is not None:
+                out[:, j] = tails.surprise(x[:, j])
         return out
 
-    def _fitted(self) -> list[Distribution | None]:
-        if self._distributions is None:
-            self._distributions = [s.distribution() if s.n else None for s in self._summaries]
-        return self._distributions
+    def _fitted(self) -> list[_Tails | None]:
+        if self._tails is None:
+            self._tails = [_Tails(s.distribution()) if s.n else None for s in self._summaries]
+        return self._tails
 
 
 def buffer_values_for(n_columns: int) -> int:
@@ -79,12 +79,25 @@ def present(column: FloatArray) -> FloatArray:
     return np.ascontiguousarray(column[~missing] if missing.any() else column)
 
 
-def _surprise(distribution: Distribution, column: FloatArray) -> FloatArray:
-    n = distribution.n
-    values = np.ascontiguousarray(column)
-    left = distribution.n_at_most(values)
-    right = n - distribution.n_below(values)
-    smaller = np.minimum(left, right)
-    # A missing value sorts last: its count would be 0, the most surprising of all.
-    smaller[np.isnan(values)] = n
-    return -np.log(np.maximum(smaller / n, 1.0 / (n + 1)))
+class _Tails:
+    """-ln of the smaller tail probability of any value of one column, from a table over its points."""
+
+    def __init__(self, distribution: Distribution) -> None:
+        n, at_most = distribution.n, distribution.at_most
+        below = np.concatenate(([0.0], at_most))
+        self._distribution = distribution
+        self._at = self._term(at_most, n - below[:-1])
+        self._between = self._term(below, n - below)
+
+    def surprise(self, column: FloatArray) -> FloatArray:
+        values = np.ascontiguousarray(column)
+        index, equal = self._distribution.locate(values)
+        last = len(self._at) - 1
+        out = np.where(equal, self._at[np.minimum(index, last)], self._between[index])
+        out[np.isnan(values)] = 0.0
+        return np.asarray(out, dtype=np.float64)
+
+    def _term(self, left: FloatArray, right: FloatArray) -> FloatArray:
+        n = self._distribution.n
+        share = np.maximum(np.minimum(left, right) / n, 1.0 / (n + 1))
+        return np.asarray(-np.log(share), dtype=np.float64)

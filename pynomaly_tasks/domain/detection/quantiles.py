@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pynomaly_tasks.domain.detection.detector import FloatArray
+
+IntArray: TypeAlias = NDArray[np.intp]
 
 #: Up to this many values every one is kept and all answers are exact.
 EXACT_VALUES = 50_000
@@ -32,7 +36,20 @@ class Distribution:
         """How many values are < each of ``values``."""
         return self._count(np.searchsorted(self.points, values, side="left"))
 
-    def _count(self, index: np.ndarray[tuple[int], np.dtype[np.intp]]) -> FloatArray:
+    def locate(self, values: FloatArray) -> tuple[IntArray, NDArray[np.bool_]]:
+        """How many points are < each of ``values``, and whether the next point equals it. NaN is above all."""
+        if len(values) < len(self.points):
+            index: IntArray = np.searchsorted(self.points, values, side="left")
+        else:
+            # Sorting the values and finding the points among them costs a third of finding each value.
+            order = np.argsort(values)
+            after = np.searchsorted(values[order], self.points, side="right")
+            index = np.empty(len(values), dtype=np.intp)
+            index[order] = np.cumsum(np.bincount(after, minlength=len(values) + 1))[: len(values)]
+        equal = self.points[np.minimum(index, len(self.points) - 1)] == values
+        return index, equal
+
+    def _count(self, index: IntArray) -> FloatArray:
         return np.concatenate(([0.0], self.at_most))[index]
 
 

@@ -106,3 +106,18 @@ def test_many_equal_values_keep_their_weight() -> None:
 def test_nothing_seen_has_no_distribution() -> None:
     with pytest.raises(ValueError, match="no values"):
         QuantileSummary().distribution()
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.integers(0, 9), min_size=1, max_size=60),
+    st.lists(st.integers(-1, 10), min_size=1, max_size=60),
+)
+def test_few_and_many_values_are_located_alike(seen: list[int], asked: list[int]) -> None:
+    distribution = summary_of(np.array(seen, dtype=float)).distribution()
+    values = np.array([*asked, np.nan], dtype=float)
+
+    index, equal = distribution.locate(values)
+
+    assert index.tolist() == np.searchsorted(distribution.points, values).tolist()
+    assert equal.tolist() == np.isin(values, distribution.points).tolist()
