@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import orjson
 from fastapi import APIRouter, Query, Request
@@ -43,12 +43,12 @@ def show_home(request: Request, platform: PlatformDep) -> HTMLResponse:
 def show_jobs(
     request: Request,
     platform: PlatformDep,
-    state: Annotated[JobState | None, Query()] = None,
+    state: Annotated[JobState | Literal[""], Query()] = "",
     kind: Annotated[str | None, Query(max_length=100)] = None,
     before: Seq = None,
 ) -> HTMLResponse:
     """All jobs, newest first."""
-    states = None if state is None else [state]
+    states = [JobState(state)] if state else None
     jobs = platform.store.list_jobs(states=states, kind=kind or None, before_seq=before, limit=_PAGE)
     return page(
         request,
