@@ -7,6 +7,7 @@ import errno
 import os
 import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,7 +44,7 @@ class ArtifactStore:
             if self._local is not None:
                 _copy_whole(path, self._local / key)
             else:
-                self._filesystem().put_file(str(path), self.address(key))
+                self._put_remote(path, key)
         return key
 
     def open(self, key: str) -> BinaryIO:
@@ -64,7 +65,8 @@ class ArtifactStore:
         _check(key)
         with _mapped_errors(key):
             if self._local is not None:
-                return (self._local / key).stat().st_size
+                with (self._local / key).open("rb") as file:
+                    return os.fstat(file.fileno()).st_size
             return int(self._filesystem().size(self.address(key)))
 
     def delete_job(self, job_id: str) -> None:
@@ -75,6 +77,12 @@ class ArtifactStore:
                 shutil.rmtree(self._local / job_id)
             else:
                 self._filesystem().rm(self.address(job_id), recursive=True)
+
+    def _put_remote(self, path: Path, key: str) -> None:
+        try:
+            self._filesystem().put_file(str(path), self.address(key))
+        except FileNotFoundError as error:
+            raise SourceUnavailable(f"cannot keep {key!r}: there is no bucket at {self._url}") from error
 
     def address(self, key: str) -> str:
         """Where the file is, for people: a path or an s3:// address."""
@@ -124,12 +132,23 @@ def _copy_whole(source: Path, target: Path) -> None:
         os.close(directory)
 
 
+def _no_answer() -> tuple[type[Exception], ...]:
+    """What the S3 client raises besides OSError; nothing while it is not loaded."""
+    if "botocore" not in sys.modules:
+        return ()
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    return BotoCoreError, ClientError
+
+
 @contextlib.contextmanager
 def _mapped_errors(key: str) -> Iterator[None]:
     try:
         yield
     except (FileNotFoundError, IsADirectoryError) as error:
         raise NotFound(f"no artifact {key!r}") from error
+    except _no_answer() as error:
+        raise SourceUnavailable(f"artifact {key!r}: {error}") from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise SourceUnavailable(
