@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,56 @@ _POSTGRESQL_OPTIONS = {
     "keepalives_interval": 3,
     "keepalives_count": 3,
 }
+
+
+class _ForkGate:
+    """No process is forked while a thread of it is inside SQLite.
+
+    SQLite's allocator has one lock a process. A child forked while another thread held it could
+    never open a database: the pool's slot would hang, with its job. A worker's parent process has
+    two threads that ask the store several times a second, and forks whenever a child is replaced.
+    """
+
+    def __init__(self) -> None:
+        self._reset()
+        os.register_at_fork(before=self._close, after_in_parent=self._open, after_in_child=self._reset)
+
+    def _reset(self) -> None:
+        self._changed = threading.Condition()
+        self._n_inside = 0
+        self._is_closed = False
+        self._mine = threading.local()
+
+    @contextmanager
+    def inside(self) -> Iterator[None]:
+        """Hold forks back for the length of the block."""
+        depth: int = getattr(self._mine, "depth", 0)
+        with self._changed:
+            while self._is_closed and not depth:
+                self._changed.wait()
+            self._n_inside += 1
+        self._mine.depth = depth + 1
+        try:
+            yield
+        finally:
+            self._mine.depth = depth
+            with self._changed:
+                self._n_inside -= 1
+                self._changed.notify_all()
+
+    def _close(self) -> None:
+        with self._changed:
+            self._is_closed = True
+            while self._n_inside > getattr(self._mine, "depth", 0):
+                self._changed.wait()
+
+    def _open(self) -> None:
+        with self._changed:
+            self._is_closed = False
+            self._changed.notify_all()
+
+
+_fork_gate = _ForkGate()
 
 
 class Database:
@@ -60,17 +110,21 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """A transaction that only reads; on SQLite it never waits for a writer."""
-        with mapped_errors(), self.engine.connect() as connection:
+        with mapped_errors(), self._forkable(), self.engine.connect() as connection:
             yield connection
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """A transaction that writes: committed at the end of the block, rolled back on an error."""
-        with mapped_errors(), self.engine.connect() as connection:
-            # Taking SQLite's write lock at once instead of at the first write: a reader that
-            # turns writer in mid-transaction fails with "database is locked" without waiting.
-            with connection.execution_options(writes=True).begin():
-                yield connection
+        # Taking SQLite's write lock at once instead of at the first write: a reader that
+        # turns writer in mid-transaction fails with "database is locked" without waiting.
+        with (
+            mapped_errors(),
+            self._forkable(),
+            self.engine.connect() as connection,
+            connection.execution_options(writes=True).begin(),
+        ):
+            yield connection
 
     def revision(self) -> str | None:
         """The migration that the tables are at; None for an empty database."""
@@ -83,6 +137,9 @@ class Database:
         """Close this process's connections."""
         if self._engine is not None and self._pid == os.getpid():
             self._engine.dispose()
+
+    def _forkable(self) -> AbstractContextManager[None]:
+        return _fork_gate.inside() if self.is_sqlite else nullcontext()
 
     def _build_engine(self) -> Engine:
         common: dict[str, Any] = {

@@ -157,3 +157,30 @@ def settings_from(env: Mapping[str, str]) -> Settings:
 def seconds_since(at: float) -> float:
     """How long ago an instant of the wall clock was."""
     return time.time() - at
+
+
+def check_ended_once(engine: Engine, jobs: Sequence[Job], what: str) -> None:
+    """Every job succeeded with one result of one attempt, and its effects agree; prints the counts."""
+    ended = [engine.job(job) for job in jobs]
+    starts: dict[tuple[str, int], int] = {}
+    for effect in engine.effects.list("start"):
+        starts[effect.job_id, effect.attempt] = starts.get((effect.job_id, effect.attempt), 0) + 1
+    worked_to_the_end = {(effect.job_id, effect.attempt) for effect in engine.effects.list("end")}
+    lost = [job.id for job in ended if not job.state.is_final]
+    failed = [job.id for job in ended if job.state.is_final and job.state is not JobState.SUCCEEDED]
+    doubled = [key for key, n in starts.items() if n > 1]
+    without_effect = []
+    n_attempts = 0
+    for job in ended:
+        attempts = engine.platform.store.list_attempts(job.id)
+        n_attempts += len(attempts)
+        won = [attempt.number for attempt in attempts if attempt.outcome.value == "succeeded"]
+        if len(won) > 1 or (won and engine.platform.store.get_result(job.id).attempt != won[0]):
+            doubled.append((job.id, len(won)))
+        if won and (job.id, won[0]) not in worked_to_the_end:
+            without_effect.append(job.id)
+    print(
+        f"\n{what}: {len(jobs)} jobs, {n_attempts} attempts, lost {len(lost)}, not succeeded {len(failed)}, "
+        f"doubled {len(doubled)}, done without effect {len(without_effect)}"
+    )
+    assert (lost, failed, doubled, without_effect) == ([], [], [], [])
