@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import pairwise
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,38 +15,34 @@ MAX_POINTS = 2_000
 MAX_ANOMALIES = 1_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlotRows:
-    """The rows to draw, ascending."""
+class Scores(Protocol):
+    """The scores of n rows, wherever they are."""
 
-    row: NDArray[np.int64]
-    n_anomalies_left_out: int
+    n_rows: int
+
+    def read(self, start: int, stop: int) -> NDArray[np.generic]:
+        """Rows ``start`` to before ``stop``."""
 
 
-def thin(score: FloatArray, anomaly: NDArray[np.bool_], values: FloatArray | None = None) -> PlotRows:
-    """Choose at most 2,000 of n rows: the anomalies, and of each stretch of the others the extremes.
+def thin(scores: Scores, flagged: NDArray[np.int64], values: FloatArray | None = None) -> NDArray[np.int64]:
+    """Choose at most 2,000 of n rows, ascending: those ``flagged``, and of each stretch the extremes.
 
-    score, anomaly, values: (n,). With values, the lowest and the highest value of each stretch are kept;
-    without, the highest score.
+    flagged: at most 1,000 rows. values: (n,); with it the lowest and the highest value of each stretch are
+    chosen, without it the highest score.
     """
-    n = len(score)
+    n = scores.n_rows
     if n <= MAX_POINTS:
-        return PlotRows(row=np.arange(n, dtype=np.int64), n_anomalies_left_out=0)
-    flagged = np.flatnonzero(anomaly)
-    left_out = max(0, len(flagged) - MAX_ANOMALIES)
-    if left_out:
-        flagged = flagged[np.argsort(-score[flagged], kind="stable")[:MAX_ANOMALIES]]
-    per_stretch = 1 if values is None else 2
-    n_stretches = (MAX_POINTS - len(flagged)) // per_stretch
+        return np.arange(n, dtype=np.int64)
+    n_stretches = (MAX_POINTS - len(flagged)) // (1 if values is None else 2)
     edges = np.linspace(0, n, n_stretches + 1).astype(np.int64)
-    kept = [flagged.astype(np.int64)]
+    chosen: list[int] = []
     for start, end in pairwise(edges.tolist()):
         if values is None:
-            kept.append(np.array([start + int(np.argmax(score[start:end]))]))
+            chosen.append(start + int(np.argmax(scores.read(start, end))))
             continue
         part = values[start:end]
         if np.isnan(part).all():
-            kept.append(np.array([start]))
+            chosen.append(start)
         else:
-            kept.append(np.array([start + int(np.nanargmin(part)), start + int(np.nanargmax(part))]))
-    return PlotRows(row=np.unique(np.concatenate(kept)), n_anomalies_left_out=left_out)
+            chosen += (start + int(np.nanargmin(part)), start + int(np.nanargmax(part)))
+    return np.unique(np.concatenate((flagged, np.array(chosen, dtype=np.int64))))

@@ -55,7 +55,7 @@ def detect_in_series(
     values, n_huge = _read(table, preparation, column, stores, watch)
     times = None
     if stores.times is not None:
-        times = np.array(stores.times.values()).view("datetime64[us]")
+        times = stores.times.every(1).view("datetime64[us]")
     read = time.perf_counter()
     watch.progress(0, table.n_rows, f"scoring with {spec.name}")
     nanoseconds = None if times is None else times.astype("datetime64[ns]")
@@ -65,11 +65,12 @@ def detect_in_series(
 
     watch.progress(table.n_rows, table.n_rows, "explaining")
     threshold = find_threshold(stores.scores, task.threshold)
-    flags = ScoreStore(scratch / "labels.bin", "bool")
     scores_file = scratch / "scores.parquet"
-    n_anomalies = write_scores(stores, threshold, preparation.timestamp, scores_file, flags)
-    evaluation, evaluation_warnings = evaluation_of(stores, flags, task.label_windows)
-    plot, plot_warnings = plot_of(stores, flags, kind="series", y_label=column, values=values)
+    labels = ScoreStore(scratch / "labels.bin", "bool")
+    flagged = write_scores(stores, threshold, preparation.timestamp, scores_file, labels)
+    n_anomalies = flagged.n_anomalies
+    evaluation, evaluation_warnings = evaluation_of(stores, flagged, task.label_windows)
+    plot, plot_warnings = plot_of(stores, flagged, kind="series", y_label=column, values=values)
     n_missing = int(np.count_nonzero(np.isnan(values)))
     warnings = list(found.warnings)
     if n_huge:

@@ -65,15 +65,17 @@ def detect_in_table(
 
     stores = pass_.stores
     threshold = find_threshold(stores.scores, task.threshold)
-    flags = ScoreStore(scratch / "labels.bin", "bool")
     scores_file = scratch / "scores.parquet"
-    n_anomalies = write_scores(stores, threshold, preparation.timestamp, scores_file, flags)
+    labels = ScoreStore(scratch / "labels.bin", "bool")
+    flagged = write_scores(stores, threshold, preparation.timestamp, scores_file, labels)
+    n_anomalies = flagged.n_anomalies
     watch.progress(table.n_rows, table.n_rows, "explaining")
     rows = pass_.top.rows()[: min(task.top_n, n_anomalies)]
     reasons = explain(detector, preparation, rows, fill=fill, tick=watch.checkpoint)
-    evaluation, evaluation_warnings = evaluation_of(stores, flags, task.label_windows)
-    plot, plot_warnings = plot_of(stores, flags, kind="scores", y_label="score")
-    times = stores.times.values() if stores.times is not None else None
+    evaluation, evaluation_warnings = evaluation_of(stores, flagged, task.label_windows)
+    plot, plot_warnings = plot_of(stores, flagged, kind="scores", y_label="score")
+    at = np.array([row.row for row in rows], dtype=np.int64)
+    times = None if stores.times is None else stores.times.at(at).view("datetime64[us]")
     return Detection(
         detector=spec,
         seed=task.seed,
@@ -90,7 +92,7 @@ def detect_in_table(
             Anomaly(
                 rank=rank,
                 row=row.row,
-                timestamp=None if times is None else iso(np.datetime64(int(times[row.row]), "us")),
+                timestamp=None if times is None else iso(times[rank - 1]),
                 score=row.score,
                 values=row.values,
                 contributions=contributions,

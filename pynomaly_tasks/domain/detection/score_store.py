@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from pynomaly_tasks.domain.detection.detector import FloatArray
 
-#: Up to this many scores (64 MB) are sorted in memory; more are counted digit by digit on disk.
-IN_MEMORY = 8_000_000
+#: Up to this many scores (32 MB) are sorted in memory; more are counted digit by digit on disk.
+IN_MEMORY = 4_000_000
 CHUNK_ROWS = 1_000_000
 _DIGIT_BITS = 16
 
@@ -31,22 +31,34 @@ class ScoreStore:
             file.write(np.ascontiguousarray(values, dtype=self._dtype).tobytes())
         self.n_rows += len(values)
 
-    def values(self) -> NDArray[np.generic]:
-        """All of it, mapped rather than read."""
+    def read(self, start: int, stop: int) -> NDArray[np.generic]:
+        """Rows ``start`` to before ``stop``."""
+        count = max(0, min(stop, self.n_rows) - start)
+        # Read, not mapped: mapped pages would count as the process's memory, as long as the file.
+        return np.fromfile(self._path, self._dtype, count, offset=start * self._dtype.itemsize)
+
+    def at(self, rows: NDArray[np.int64]) -> NDArray[np.generic]:
+        """Some rows, in the order asked for."""
         if self.n_rows == 0:
             return np.empty(0, dtype=self._dtype)
-        return np.memmap(self._path, dtype=self._dtype, mode="r")
+        return np.array(np.memmap(self._path, dtype=self._dtype, mode="r")[rows])
+
+    def every(self, step: int) -> NDArray[np.generic]:
+        """Each ``step``-th row, from the first."""
+        parts = [
+            self.read(row, row + CHUNK_ROWS)[-row % step :: step] for row in range(0, self.n_rows, CHUNK_ROWS)
+        ]
+        return np.concatenate(parts) if parts else np.empty(0, dtype=self._dtype)
 
     def chunks(self, n_rows: int = CHUNK_ROWS) -> Iterator[NDArray[np.generic]]:
         """In order, ``n_rows`` at a time."""
-        values = self.values()
         for start in range(0, self.n_rows, n_rows):
-            yield np.array(values[start : start + n_rows])
+            yield self.read(start, start + n_rows)
 
     def ascending(self, ranks: Sequence[int]) -> list[float]:
         """The scores at these ranks, from 0 for the lowest; exact."""
         if self.n_rows <= IN_MEMORY:
-            ordered = np.partition(np.array(self.values(), dtype=np.float64), sorted(set(ranks)))
+            ordered = np.partition(self.every(1).astype(np.float64), sorted(set(ranks)))
             return [float(ordered[rank]) for rank in ranks]
         return [self._by_digits(rank) for rank in ranks]
 

@@ -1,46 +1,58 @@
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from pynomaly_tasks.domain.detection.plot import MAX_ANOMALIES, MAX_POINTS, thin
 
 
-def test_a_short_file_is_drawn_whole() -> None:
-    chosen = thin(np.zeros(MAX_POINTS), np.zeros(MAX_POINTS, dtype=bool))
+@dataclass
+class InMemory:
+    score: np.ndarray
 
-    assert len(chosen.row) == MAX_POINTS
+    @property
+    def n_rows(self) -> int:
+        return len(self.score)
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        return self.score[start:stop]
+
+
+NONE = np.empty(0, dtype=np.int64)
+
+
+def test_a_short_file_is_drawn_whole() -> None:
+    assert len(thin(InMemory(np.zeros(MAX_POINTS)), NONE)) == MAX_POINTS
 
 
 def test_a_long_file_keeps_every_anomaly_and_the_extremes_of_the_series() -> None:
     rng = np.random.default_rng(0)
     values = rng.normal(size=100_000)
     values[31_415] = 50.0
-    anomaly = np.zeros(100_000, dtype=bool)
-    anomaly[rng.choice(100_000, 300, replace=False)] = True
+    flagged = rng.choice(100_000, 300, replace=False)
 
-    chosen = thin(rng.random(100_000), anomaly, values)
+    rows = thin(InMemory(rng.random(100_000)), flagged, values)
 
-    assert len(chosen.row) <= MAX_POINTS
-    assert set(np.flatnonzero(anomaly)) <= set(chosen.row.tolist())
-    assert 31_415 in chosen.row
-    assert (np.diff(chosen.row) > 0).all()
+    assert len(rows) <= MAX_POINTS
+    assert set(flagged.tolist()) <= set(rows.tolist())
+    assert 31_415 in rows
+    assert (np.diff(rows) > 0).all()
 
 
-def test_too_many_anomalies_leave_the_lowest_out_and_it_is_counted() -> None:
+def test_without_a_series_the_highest_score_of_each_stretch_is_drawn() -> None:
     score = np.arange(10_000.0)
-    anomaly = score >= 5_000
 
-    chosen = thin(score, anomaly)
+    rows = thin(InMemory(score), np.arange(MAX_ANOMALIES))
 
-    assert len(chosen.row) <= MAX_POINTS
-    assert chosen.n_anomalies_left_out == 5_000 - MAX_ANOMALIES
-    assert 9_999 in chosen.row
+    assert len(rows) <= MAX_POINTS
+    assert 9_999 in rows
 
 
 def test_a_stretch_without_values_is_still_drawn() -> None:
     values = np.full(10_000, np.nan)
     values[:10] = 1.0
 
-    chosen = thin(np.zeros(10_000), np.zeros(10_000, dtype=bool), values)
+    rows = thin(InMemory(np.zeros(10_000)), NONE, values)
 
-    assert len(chosen.row) > 500
+    assert len(rows) > 500

@@ -48,3 +48,20 @@ def test_order_statistics_in_memory_equal_sorting(tmp_path: Path) -> None:
     values = np.random.default_rng(0).normal(size=1_000)
 
     assert stored(tmp_path, values).ascending([999, 0, 500]) == np.sort(values)[[999, 0, 500]].tolist()
+
+
+@pytest.mark.parametrize("step", [1, 3, 7])
+def test_every_nth_row_is_counted_across_chunks(
+    step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(score_store, "CHUNK_ROWS", 10)
+    values = np.arange(95.0)
+
+    assert stored(tmp_path, values).every(step).tolist() == values[::step].tolist()
+
+
+def test_rows_are_read_by_number(tmp_path: Path) -> None:
+    store = stored(tmp_path, np.arange(20.0))
+
+    assert store.at(np.array([19, 0, 5])).tolist() == [19.0, 0.0, 5.0]
+    assert store.read(18, 25).tolist() == [18.0, 19.0]
