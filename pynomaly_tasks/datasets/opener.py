@@ -12,6 +12,7 @@ from pynomaly_tasks.datasets.engine import Engine, Workspace
 from pynomaly_tasks.datasets.gzipped import unpacked
 from pynomaly_tasks.datasets.limits import Limits
 from pynomaly_tasks.datasets.source import Source, SourceGuard
+from pynomaly_tasks.errors import SourceUnavailable
 
 
 class DatasetOpener:
@@ -55,8 +56,7 @@ class DatasetOpener:
         checked, fd = self._guard.open(source)
         with contextlib.ExitStack() as undo:
             undo.callback(os.close, fd)
-            Workspace.sweep(self._temp_directory)
-            workspace = Workspace(self._temp_directory)
+            workspace = self._workspace()
             undo.callback(workspace.remove)
             path = checked.path
             if checked.compressed:
@@ -75,6 +75,15 @@ class DatasetOpener:
             )
             undo.pop_all()
             return dataset
+
+    def _workspace(self) -> Workspace:
+        try:
+            Workspace.sweep(self._temp_directory)
+            return Workspace(self._temp_directory)
+        except OSError as error:
+            raise SourceUnavailable(
+                f"no temporary files can be made under {self._temp_directory}: {error.strerror}"
+            ) from error
 
     def _load(
         self, checked: Source, fd: int, engine: Engine, checkpoint: Callable[[], None] | None
