@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
@@ -23,7 +24,8 @@ log = get_logger(__name__)
 _Entry: TypeAlias = tuple[bytes, dict[bytes, bytes]]
 
 _BLOCK_MS = 5_000
-_BATCH = 500
+_BATCH = 200
+_CATCH_UP_S = 0.1
 _LONGEST_PAUSE_S = 1.0
 
 
@@ -89,7 +91,7 @@ class StreamHub:
     """
 
     def __init__(
-        self, url: str, stream: str = DASHBOARD_STREAM, *, max_waiting: int = 256, max_clients: int = 1_000
+        self, url: str, stream: str = DASHBOARD_STREAM, *, max_waiting: int = 1_000, max_clients: int = 1_000
     ) -> None:
         self._url = url
         self._stream = stream
@@ -234,11 +236,21 @@ class StreamHub:
                 update = _decode(entry)
                 self._seen = update.id
                 self._offer(update)
+        if answer:
+            await self._let_clients_catch_up()
 
     async def _check_for_trimming(self, first_read: EntryId) -> None:
         """A reader this far behind may have been overtaken: it then reads the oldest entry there is."""
         if await self._oldest() >= first_read:
             self._offer(Gap(reason="updates were trimmed before they could be read"))
+
+    async def _let_clients_catch_up(self) -> None:
+        """In a burst, wait for the clients before the next batch; but one that is slow never holds up the rest."""
+        end = time.monotonic() + _CATCH_UP_S
+        while time.monotonic() < end and any(
+            len(client.waiting) > self._max_waiting // 2 for client in self._clients
+        ):
+            await asyncio.sleep(_CATCH_UP_S / 20)
 
     def _offer(self, item: Update | Gap) -> None:
         for client in self._clients:

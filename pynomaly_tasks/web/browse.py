@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Annotated, Any, Literal
 
 import orjson
@@ -14,7 +15,7 @@ from pynomaly_tasks.errors import NotFound
 from pynomaly_tasks.web.datasets import list_uploads
 from pynomaly_tasks.web.detectors import detector_forms
 from pynomaly_tasks.web.jobs import JobId, Seq
-from pynomaly_tasks.web.representations import job_path
+from pynomaly_tasks.web.representations import file_path, job_path
 from pynomaly_tasks.web.requests import PlatformDep
 from pynomaly_tasks.web.templates import page, words
 
@@ -118,14 +119,12 @@ def _find_result(platform: PlatformDep, job: Job) -> JobResult | None:
 def _files(platform: PlatformDep, result: JobResult | None) -> list[dict[str, Any]]:
     if result is None:
         return []
-    return [
-        {
-            "name": name,
-            "href": f"{job_path(result.job_id)}/files/{name}",
-            "size_bytes": platform.artifacts.size_bytes(key),
-        }
-        for name, key in sorted(result.artifacts.items())
-    ]
+    files = []
+    for name, key in sorted(result.artifacts.items()):
+        with suppress(NotFound):  # removed by hand; the rest of the page is still of use
+            size_bytes = platform.artifacts.size_bytes(key)
+            files.append({"name": name, "href": file_path(result.job_id, name), "size_bytes": size_bytes})
+    return files
 
 
 def _find_report(platform: PlatformDep, job: Job) -> Job | None:

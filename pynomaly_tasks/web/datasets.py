@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 from fastapi import APIRouter, Request, Response
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from pynomaly_tasks.errors import InvalidDataset
@@ -41,7 +43,7 @@ async def upload_dataset(request: Request, platform: PlatformDep, response: Resp
         await upload.receive(request.stream())
         if upload.n_bytes == 0:
             raise InvalidDataset.of(FIELD, "the file is empty (0 bytes)")
-        view = _view(upload.keep())
+        view = await run_in_threadpool(_kept, upload, platform)
     response.headers["Location"] = UPLOAD_PATH
     return view
 
@@ -52,13 +54,26 @@ def list_datasets(platform: PlatformDep) -> DatasetList:
     return DatasetList(datasets=list_uploads(platform.settings.uploads_directory()))
 
 
+def _kept(upload: Upload, platform: PlatformDep) -> DatasetView:
+    """Keep the file if it is what its name says. Raises InvalidDataset, and removes it, if it is not."""
+    path = upload.keep()
+    try:
+        platform.datasets.check(path.name)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    return _view(path)
+
+
 def list_uploads(directory: Path) -> list[DatasetView]:
     """The files there, newest first; at most 200."""
-    if not directory.is_dir():
-        return []
-    files = [path for path in directory.iterdir() if path.is_file() and not path.name.startswith(".")]
-    files.sort(key=lambda path: (-path.stat().st_mtime, path.name))
-    return [_view(path) for path in files[:_LISTED]]
+    views = []
+    for path in directory.iterdir() if directory.is_dir() else ():
+        with suppress(FileNotFoundError):  # removed since
+            if path.is_file() and not path.name.startswith("."):
+                views.append(_view(path))
+    views.sort(key=lambda view: view.uploaded_at, reverse=True)
+    return views[:_LISTED]
 
 
 def _view(path: Path) -> DatasetView:

@@ -96,8 +96,8 @@ class Door:
 def _is_same_origin(headers: Headers) -> bool:
     """Whether a browser sent this from a page of ours. What is no browser sends neither header."""
     site = headers.get("sec-fetch-site")
-    if site is not None and site not in {"same-origin", "none"}:
-        return False
+    if site is not None:
+        return site in {"same-origin", "none"}
     origin = headers.get("origin")
     return origin is None or urlsplit(origin).netloc == headers.get("host")
 

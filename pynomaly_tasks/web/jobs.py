@@ -23,7 +23,7 @@ from pynomaly_tasks.web.requests import JsonRoute, PlatformDep
 
 router = APIRouter(prefix="/api/v1", tags=["jobs"], route_class=JsonRoute, responses=PROBLEM_RESPONSES)
 
-JobId = Annotated[str, Path(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.:-]+$")]
+JobId = Annotated[str, Path(min_length=1, max_length=255, pattern=r"^[!-~]+$")]
 Seq = Annotated[int | None, Query(ge=1, lt=2**63)]
 _LARGEST_PAGE = 200
 

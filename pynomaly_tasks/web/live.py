@@ -48,7 +48,7 @@ async def _last_id(
 async def stream_events(
     hub: HubDep,
     after: Annotated[EntryId | None, Depends(_last_id)],
-    job_id: Annotated[str | None, Query(min_length=1, max_length=64)] = None,
+    job_id: Annotated[str | None, Query(min_length=1, max_length=255)] = None,
 ) -> AsyncIterable[ServerSentEvent]:
     """What happens to jobs, as it happens. Best effort: after a `gap`, ask for the present state."""
     yield ServerSentEvent(comment="watching", retry=_RECONNECT_MS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, Self
+from urllib.parse import quote
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
@@ -197,7 +198,8 @@ class JobView(BaseModel):
 
 def _links(job: Job) -> dict[str, str]:
     base = job_path(job.id)
-    links = {"self": base, "page": f"/jobs/{job.id}", "events": f"/api/v1/events?job_id={job.id}"}
+    links = {"self": base, "page": f"/jobs/{quote(job.id, safe='')}"}
+    links["events"] = f"/api/v1/events?job_id={quote(job.id, safe='')}"
     if job.state.is_final:
         links["retry"] = f"{base}/retry"
     else:
@@ -209,7 +211,12 @@ def _links(job: Job) -> dict[str, str]:
 
 def job_path(job_id: str) -> str:
     """Where the job is found."""
-    return f"/api/v1/jobs/{job_id}"
+    return f"/api/v1/jobs/{quote(job_id, safe='')}"
+
+
+def file_path(job_id: str, name: str) -> str:
+    """Where a file that the job left is found."""
+    return f"{job_path(job_id)}/files/{quote(name, safe='')}"
 
 
 class JobList(BaseModel):

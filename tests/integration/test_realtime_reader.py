@@ -268,3 +268,20 @@ def test_an_entry_that_is_not_ours_does_not_stop_the_reader(own_redis, publisher
             return taken
 
     assert asyncio.run(scenario())[:3] == ["null", "null", '["a list"]']
+
+
+def test_a_burst_reaches_a_client_that_keeps_up_without_a_gap(own_redis, publisher):
+    async def scenario():
+        async with running_hub(own_redis.url) as hub:
+            await first_read(hub, publisher)
+            client = await Client(hub).watching()
+            with own_redis.client(3) as redis, redis.pipeline() as pipeline:
+                for number in range(5_000):
+                    pipeline.xadd(DASHBOARD_STREAM, {"data": orjson.dumps({"attempt": number})})
+                taking = asyncio.create_task(client.take_attempts(5_000))
+                await asyncio.to_thread(pipeline.execute)
+            taken = await taking
+            await client.close()
+            return taken
+
+    assert asyncio.run(scenario()) == list(range(5_000))

@@ -286,11 +286,13 @@ def test_an_uploaded_file_can_be_named_by_a_job(web):
     [
         ({"files": {"file": ("empty.csv", b"")}}, 422),
         ({"files": {"other": ("a.csv", b"a\n1\n")}}, 422),
+        ({"files": {"file": ("binary.csv", bytes(range(256)))}}, 422),
+        ({"files": {"file": ("program.exe", b"a\n1\n")}}, 422),
         ({"content": b"a\n1\n", "headers": {"Content-Type": "text/csv"}}, 415),
         ({"content": b"xx", "headers": {"Content-Type": "multipart/form-data"}}, 422),
         ({"files": {"file": ("big.csv", b"1" * (1 << 21))}}, 413),
     ],
-    ids=["empty", "other field", "no form", "no boundary", "too large"],
+    ids=["empty", "other field", "binary", "unknown suffix", "no form", "no boundary", "too large"],
 )
 def test_a_bad_upload_is_refused_and_leaves_no_file(web, request_parts, status):
     before = sorted(web.uploads.iterdir())

@@ -105,10 +105,11 @@ function showProgress(root, update) {
   const bar = $("progress", root);
   const status = $("[data-status]", root);
   if (!bar || !update.progress) return;
-  if (update.progress.total) {
-    bar.max = update.progress.total;
-    bar.value = update.progress.current;
-  }
+  const { current, total } = update.progress;
+  if (total && current) {
+    bar.max = total;
+    bar.value = current;
+  } else bar.removeAttribute("value"); // busy, and nobody knows yet how far
   status.textContent = update.progress.status;
 }
 
@@ -159,7 +160,7 @@ function ended(jobId) {
   return new Promise((resolve, reject) => {
     const look = soon(async () => {
       try {
-        const job = await ask(`${API}/jobs/${jobId}`);
+        const job = await ask(`${API}/jobs/${encodeURIComponent(jobId)}`);
         if (!FINAL.has(job.state)) return;
         watcher.close();
         resolve(job);
@@ -178,7 +179,7 @@ async function act(button) {
   button.disabled = true;
   try {
     const job = await post(button.dataset.post);
-    if ("follow" in button.dataset) location.assign(`/jobs/${job.id}`);
+    if ("follow" in button.dataset) location.assign(job.links.page);
     else {
       button.textContent = "Cancelling…";
       htmx.trigger($("#panel"), "stale");
@@ -201,7 +202,7 @@ async function openReport(button) {
     }
     const job = await ended(reportId);
     if (job.state !== "succeeded") throw new Refused({ detail: job.error?.message || `The report ${job.state}.` });
-    location.assign(`${API}/jobs/${reportId}/files/report.html`);
+    location.assign(`${job.links.self}/files/report.html`);
   } catch (error) {
     toast(error.message);
   }
@@ -212,9 +213,12 @@ async function openReport(button) {
 async function retryEdited(form) {
   clearErrors(form);
   try {
-    const request = JSON.parse($("textarea", form).value);
+    const box = $("textarea", form);
+    const request = JSON.parse(box.value);
+    // The edits are laid over the old request, so what was taken out must be said.
+    for (const name of Object.keys(JSON.parse(box.defaultValue))) request[name] ??= null;
     const job = await post(form.dataset.editRetry, { request });
-    location.assign(`/jobs/${job.id}`);
+    location.assign(job.links.page);
   } catch (error) {
     const text = error instanceof SyntaxError ? `This is not JSON: ${error.message}` : error.message;
     showErrors(form, [{ field: "", message: text }]);
@@ -360,7 +364,7 @@ function setUpForm(form) {
       const request = { dataset: chosen ? uploaded.get(chosen) : source.value };
       if (kind === "detect_anomalies") Object.assign(request, detection);
       const job = await post(`${API}/jobs`, { kind, request });
-      location.assign(`/jobs/${job.id}`);
+      location.assign(job.links.page);
     } catch (error) {
       showErrors(form, error.errors?.length ? error.errors : [{ field: "", message: error.message }]);
       $$("button", form).forEach((one) => (one.disabled = false));

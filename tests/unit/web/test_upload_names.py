@@ -36,14 +36,15 @@ def receive(directory, *bodies, piece_bytes=7):
         ("data.csv", "data.csv"),
         ("../../etc/passwd", "passwd"),
         ("C:\\data\\q1 2026.csv", "q1_2026.csv"),
-        ("/abs/.hidden.csv", "hidden.csv"),
+        ("/abs/.hidden.csv", "upload.hidden.csv"),
         ("<img src=x onerror=alert(1)>.csv", "img_src_x_onerror_alert_1.csv"),
         ("Größe.csv", "Grosse.csv"),
-        ("日本語.csv", "csv"),
+        ("日本語.csv.gz", "upload.csv.gz"),
         ("", "upload"),
         ("...", "upload"),
         ("a\x00b.csv", "a_b.csv"),
         ("=cmd().csv", "cmd.csv"),
+        ("measured.2026-01-02.csv", "measured.2026-01-02.csv"),
     ],
 )
 def test_a_file_keeps_a_name_that_is_safe_everywhere(given, stored):
