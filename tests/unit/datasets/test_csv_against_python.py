@@ -29,7 +29,8 @@ def test_what_python_writes_is_read_back(
     table: list[list[str]], delimiter: str, line_end: str, quote_all: bool
 ) -> None:
     text = io.StringIO(newline="")
-    quoting = csv.QUOTE_ALL if quote_all else csv.QUOTE_MINIMAL
+    # In one column no delimiter can be recognised, so a cell that holds a comma must be quoted.
+    quoting = csv.QUOTE_ALL if quote_all or len(table[0]) == 1 else csv.QUOTE_MINIMAL
     writer = csv.writer(text, delimiter=delimiter, lineterminator=line_end, quoting=quoting)
     writer.writerow([f"name {number}" for number in range(len(table[0]))])
     writer.writerows(table)
