@@ -18,6 +18,7 @@ from pynomaly_tasks.realtime.reader import StreamHub
 from pynomaly_tasks.telemetry import get_logger
 from pynomaly_tasks.web import browse, datasets, detectors, health, jobs, live, results
 from pynomaly_tasks.web.auth import Gatekeeper, build_login_router
+from pynomaly_tasks.web.describe import describe
 from pynomaly_tasks.web.door import Door, DoorRules
 from pynomaly_tasks.web.problems import add_problem_handlers
 from pynomaly_tasks.web.templates import STATIC
@@ -63,6 +64,7 @@ def create_app(platform: Platform) -> FastAPI:
     app.include_router(build_login_router(gatekeeper))
     app.mount("/static", _Static(directory=STATIC), name="static")
     add_problem_handlers(app)
+    describe(app, platform.kinds)
     rules = DoorRules(
         allowed_hosts=None if gatekeeper.asks_for_key else _LOOPBACK | {settings.web.host},
         max_body_bytes=settings.jobs.max_request_kb * 1024,

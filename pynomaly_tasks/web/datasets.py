@@ -11,12 +11,11 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from pynomaly_tasks.errors import InvalidDataset
-from pynomaly_tasks.web.problems import PROBLEM_RESPONSES
 from pynomaly_tasks.web.representations import DatasetList, DatasetView
 from pynomaly_tasks.web.requests import PlatformDep
 from pynomaly_tasks.web.uploads import FIELD, Upload
 
-router = APIRouter(prefix="/api/v1", tags=["datasets"], responses=PROBLEM_RESPONSES)
+router = APIRouter(prefix="/api/v1", tags=["datasets"])
 
 UPLOAD_PATH = "/api/v1/datasets"
 _LISTED = 200

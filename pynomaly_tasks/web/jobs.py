@@ -8,7 +8,6 @@ from fastapi import APIRouter, Header, Path, Query, Response
 
 from pynomaly_tasks.core.job import JobState
 from pynomaly_tasks.jobs.options import Key, Tag
-from pynomaly_tasks.web.problems import PROBLEM_RESPONSES
 from pynomaly_tasks.web.representations import (
     CancelJob,
     DeadLetterList,
@@ -21,7 +20,7 @@ from pynomaly_tasks.web.representations import (
 )
 from pynomaly_tasks.web.requests import JsonRoute, PlatformDep
 
-router = APIRouter(prefix="/api/v1", tags=["jobs"], route_class=JsonRoute, responses=PROBLEM_RESPONSES)
+router = APIRouter(prefix="/api/v1", tags=["jobs"], route_class=JsonRoute)
 
 JobId = Annotated[str, Path(min_length=1, max_length=255, pattern=r"^[!-~]+$")]
 Seq = Annotated[int | None, Query(ge=1, lt=2**63)]

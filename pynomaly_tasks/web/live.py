@@ -13,10 +13,9 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pynomaly_tasks.errors import InvalidRequest
 from pynomaly_tasks.realtime.reader import Gap, Update
 from pynomaly_tasks.realtime.streams import EntryId
-from pynomaly_tasks.web.problems import PROBLEM_RESPONSES
 from pynomaly_tasks.web.requests import HubDep, JsonRoute
 
-router = APIRouter(prefix="/api/v1", tags=["live"], route_class=JsonRoute, responses=PROBLEM_RESPONSES)
+router = APIRouter(prefix="/api/v1", tags=["live"], route_class=JsonRoute)
 
 _RECONNECT_MS = 1_000
 _EXAMPLE_ID = "1795325256584-0"

@@ -43,14 +43,6 @@ class Problem(BaseModel):
     errors: list[FieldMessage] = []
 
 
-PROBLEM_RESPONSES: dict[int | str, dict[str, Any]] = {
-    "default": {
-        "description": "An error, as RFC 9457 problem details.",
-        "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
-    }
-}
-
-
 def problem(
     status: int,
     detail: str,

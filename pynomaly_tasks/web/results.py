@@ -14,13 +14,10 @@ from pynomaly_tasks.core.job import JobResult
 from pynomaly_tasks.errors import NotFound
 from pynomaly_tasks.web.headers import REPORT_CSP
 from pynomaly_tasks.web.jobs import JobId
-from pynomaly_tasks.web.problems import PROBLEM_RESPONSES
 from pynomaly_tasks.web.representations import file_path
 from pynomaly_tasks.web.requests import JsonRoute, PlatformDep
 
-router = APIRouter(
-    prefix="/api/v1/jobs", tags=["results"], route_class=JsonRoute, responses=PROBLEM_RESPONSES
-)
+router = APIRouter(prefix="/api/v1/jobs", tags=["results"], route_class=JsonRoute)
 
 _CHUNK_BYTES = 256 * 1024
 _MEDIA_TYPES = {
