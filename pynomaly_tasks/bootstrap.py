@@ -195,7 +195,8 @@ def build_platform(settings: Settings) -> Platform:
 
 
 @lru_cache(maxsize=1)
-def _platform_of(pid: int) -> Platform:  # noqa: ARG001  a forked child builds its own: nothing that holds a connection is shared
+def _platform_of(pid: int) -> Platform:
+    # By process id: a forked child builds its own, and shares nothing that holds a connection.
     return build_platform(current_settings())
 
 
