@@ -192,6 +192,7 @@ def test_gzip_is_unpacked_whole_with_several_members(root: Path, opener: Dataset
         (gzip.compress(b""), "empty when unpacked"),
         (gzip.compress(b"\x00\x01\x02"), "not text"),
     ],
+    ids=["bomb", "cut off", "damaged", "nothing inside", "binary inside"],
 )
 def test_gzip_that_is_a_bomb_or_broken_is_refused(
     content: bytes, said: str, root: Path, opener: DatasetOpener, tmp_path: Path
