@@ -95,7 +95,8 @@ class SourceGuard:
             found = next((path for path in inside if path.exists()), None)
         except (OSError, RuntimeError) as error:  # a name too long, a loop of symlinks
             raise refused(f"{source!r} cannot be resolved: {error}") from error
-        if not inside:
+        # What a symlink leads out of a root to is never looked at, so it is not "missing" either.
+        if found is None and len(inside) < len(self._roots):
             raise refused(
                 f"{source!r} lies outside the allowed directories ({self._named_roots()}); "
                 "move the file there, upload it, or add its directory to data.roots"

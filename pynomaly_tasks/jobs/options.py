@@ -17,18 +17,18 @@ class JobOptions(BaseModel):
 
     queue: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,100}$")] | None = None
     priority: Annotated[int, Field(ge=0, le=9, strict=True, description="0 to 9, higher first")] = 0
-    delay_s: Annotated[float, Field(ge=0, le=365 * 86_400)] | None = None
+    delay_s: Annotated[float, Field(ge=0, le=365 * 86_400, strict=True)] | None = None
     run_at: AwareDatetime | None = None
     deadline_at: AwareDatetime | None = Field(
         None, description="A job that has not started by then becomes a dead letter"
     )
-    time_limit_s: Annotated[float, Field(gt=0)] | None = Field(None, description="Of one attempt")
+    time_limit_s: Annotated[float, Field(gt=0, strict=True)] | None = Field(None, description="Of one attempt")
     idempotency_key: Key | None = None
     ordering_key: Key | None = None
     tags: Annotated[tuple[Tag, ...], Field(max_length=20)] = ()
     owner: Annotated[str, Field(max_length=255, pattern=r"^[^\x00-\x1f]*$")] = ""
     max_retries: Annotated[int, Field(ge=0, le=10, strict=True)] | None = None
-    backoff_s: Annotated[float, Field(gt=0, le=86_400)] | None = None
+    backoff_s: Annotated[float, Field(gt=0, le=86_400, strict=True)] | None = None
     replay_of: str | None = None
     parent_id: str | None = None
     root_id: str | None = None

@@ -38,11 +38,15 @@ class DetectionRequest(BaseModel):
         default=None, min_length=1, max_length=10_000, description="known anomalous periods, ends included"
     )
     contamination: float | None = Field(
-        default=None, gt=0.0, le=MAX_CONTAMINATION, description="short for a threshold by contamination"
+        strict=True,
+        default=None,
+        gt=0.0,
+        le=MAX_CONTAMINATION,
+        description="short for a threshold by contamination",
     )
     threshold: ThresholdRule | None = Field(default=None, description="null: contamination 0.01")
-    seed: int = Field(default=0, ge=0, le=2**32 - 1, description="of every random choice")
-    top_n: int = Field(default=20, ge=1, le=1_000, description="anomalies to explain")
+    seed: int = Field(strict=True, default=0, ge=0, le=2**32 - 1, description="of every random choice")
+    top_n: int = Field(strict=True, default=20, ge=1, le=1_000, description="anomalies to explain")
 
     @model_validator(mode="after")
     def _rules_between_fields(self) -> Self:

@@ -28,9 +28,13 @@ class ProfileDatasetRequest(BaseModel):
     columns: tuple[ColumnName, ...] | None = Field(
         default=None, min_length=1, max_length=2_000, description="columns to profile; null: all"
     )
-    top_n_values: int = Field(default=10, ge=1, le=100, description="most frequent values to list a column")
-    n_bins: int = Field(default=20, ge=2, le=200, description="bars of a histogram")
-    seed: int = Field(default=0, ge=0, le=2**32 - 1, description="of the sample that long tables need")
+    top_n_values: int = Field(
+        strict=True, default=10, ge=1, le=100, description="most frequent values to list a column"
+    )
+    n_bins: int = Field(strict=True, default=20, ge=2, le=200, description="bars of a histogram")
+    seed: int = Field(
+        strict=True, default=0, ge=0, le=2**32 - 1, description="of the sample that long tables need"
+    )
 
     @model_validator(mode="after")
     def _no_column_twice(self) -> Self:

@@ -28,7 +28,8 @@ def job_options(options: Mapping[str, Any]) -> dict[str, Any]:
         if value is None or name in ENVELOPE_KEYS or name in _SENDING or name in stamps:
             continue
         if name == "countdown":
-            ours["delay_s"] = value
+            if options.get("eta") is None:  # Celery prefers the eta, too
+                ours["delay_s"] = value
         elif name == "eta":
             ours["run_at"] = _aware(value)
         elif name == "expires":
@@ -47,8 +48,6 @@ def job_options(options: Mapping[str, Any]) -> dict[str, Any]:
         raise InvalidRequest.of(
             "serializer", f"{options['serializer']!r} cannot be used; jobs are JSON only, leave it out"
         )
-    if "delay_s" in ours and "run_at" in ours:
-        del ours["delay_s"]  # as Celery does
     return ours
 
 

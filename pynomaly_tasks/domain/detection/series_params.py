@@ -19,12 +19,14 @@ class SeriesParams(BaseModel):
         default="both", description="which departures count: above what was expected, below it, or both"
     )
     missing_score: float = Field(
+        strict=True,
         default=0.0,
         ge=0.0,
         le=16.0,
         description="score of a missing value, in the unit of all scores; 0: never",
     )
     hold_off_points: int = Field(
+        strict=True,
         default=20,
         ge=0,
         le=100_000,
@@ -36,22 +38,32 @@ class RollingRobustZParams(SeriesParams):
     """Windows are counted in points that are present, not in time."""
 
     window_points: int = Field(
-        default=501, ge=15, le=20_001, description="points in the rolling median, the usual level (made odd)"
+        strict=True,
+        default=501,
+        ge=15,
+        le=20_001,
+        description="points in the rolling median, the usual level (made odd)",
     )
     level_points: int = Field(
+        strict=True,
         default=21,
         ge=0,
         le=2_001,
         description="points in the short median that takes over after a level shift (made odd); 0: none",
     )
     spread_points: int = Field(
+        strict=True,
         default=3_001,
         ge=15,
         le=100_001,
         description="points that decide how large a robust sigma is",
     )
     calibration_points: int = Field(
-        default=10_000, ge=100, le=200_000, description="points that decide how rare a departure is"
+        strict=True,
+        default=10_000,
+        ge=100,
+        le=200_000,
+        description="points that decide how rare a departure is",
     )
     watch: tuple[Literal["level", "change", "spread"], ...] = Field(
         default=("level", "change", "spread"),
@@ -77,10 +89,18 @@ class StlResidualParams(SeriesParams):
     """The whole series is decomposed: a score may depend on later points."""
 
     period_points: int | None = Field(
-        default=None, ge=2, le=50_000, description="points in one season; null: found in the series"
+        strict=True,
+        default=None,
+        ge=2,
+        le=50_000,
+        description="points in one season; null: found in the series",
     )
     seasonal_points: int = Field(
-        default=13, ge=7, le=201, description="seasons smoothed together (made odd); larger: steadier season"
+        strict=True,
+        default=13,
+        ge=7,
+        le=201,
+        description="seasons smoothed together (made odd); larger: steadier season",
     )
     robust: bool = Field(default=True, description="keep anomalies out of the fitted season and trend")
 
@@ -88,12 +108,22 @@ class StlResidualParams(SeriesParams):
 class SpectralResidualParams(SeriesParams):
     """After Ren et al. (2019); the window is what one Fourier transform sees."""
 
-    window_points: int = Field(default=1_440, ge=64, le=100_000, description="points in one transform")
+    window_points: int = Field(
+        strict=True, default=1_440, ge=64, le=100_000, description="points in one transform"
+    )
     spectrum_points: int = Field(
-        default=3, ge=3, le=101, description="frequencies averaged to make the expected spectrum (made odd)"
+        strict=True,
+        default=3,
+        ge=3,
+        le=101,
+        description="frequencies averaged to make the expected spectrum (made odd)",
     )
     saliency_points: int = Field(
-        default=21, ge=3, le=1_001, description="preceding points that a point's saliency is compared with"
+        strict=True,
+        default=21,
+        ge=3,
+        le=1_001,
+        description="preceding points that a point's saliency is compared with",
     )
 
 

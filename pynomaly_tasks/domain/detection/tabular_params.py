@@ -24,13 +24,19 @@ class TabularParams(BaseModel):
 class IsolationForestParams(TabularParams):
     """Of scikit-learn's forest."""
 
-    n_estimators: int = Field(default=100, ge=1, le=2_000, description="trees")
-    max_samples: int = Field(default=256, ge=2, le=100_000, description="rows that each tree is grown on")
+    n_estimators: int = Field(strict=True, default=100, ge=1, le=2_000, description="trees")
+    max_samples: int = Field(
+        strict=True, default=256, ge=2, le=100_000, description="rows that each tree is grown on"
+    )
     max_features: float = Field(
-        default=1.0, gt=0.0, le=1.0, description="share of the columns each tree sees"
+        strict=True, default=1.0, gt=0.0, le=1.0, description="share of the columns each tree sees"
     )
     sample_rows: int = Field(
-        default=50_000, ge=256, le=1_000_000, description="rows of the seeded sample that the trees draw from"
+        strict=True,
+        default=50_000,
+        ge=256,
+        le=1_000_000,
+        description="rows of the seeded sample that the trees draw from",
     )
 
 
@@ -41,11 +47,16 @@ class EcodParams(TabularParams):
 class HbosParams(TabularParams):
     """One histogram of equal bins a column."""
 
-    n_bins: int = Field(default=10, ge=2, le=1_000, description="bins a column")
+    n_bins: int = Field(strict=True, default=10, ge=2, le=1_000, description="bins a column")
     alpha: float = Field(
-        default=0.1, gt=0.0, lt=1.0, description="added to each density, so that empty bins have a logarithm"
+        strict=True,
+        default=0.1,
+        gt=0.0,
+        lt=1.0,
+        description="added to each density, so that empty bins have a logarithm",
     )
     tolerance: float = Field(
+        strict=True,
         default=0.5,
         ge=0.0,
         le=1.0,
@@ -61,6 +72,7 @@ class MahalanobisParams(TabularParams):
     """Distance from the mean in the units of the covariance."""
 
     rank_tolerance: float = Field(
+        strict=True,
         default=1e-9,
         gt=0.0,
         lt=0.1,
@@ -71,12 +83,13 @@ class MahalanobisParams(TabularParams):
 class KnnParams(TabularParams):
     """Distance to the nearest rows."""
 
-    n_neighbors: int = Field(default=5, ge=1, le=500, description="rows looked at")
+    n_neighbors: int = Field(strict=True, default=5, ge=1, le=500, description="rows looked at")
     method: Literal["largest", "mean", "median"] = Field(
         default="largest", description="which of their distances is the score"
     )
     scaling: Scaling = "standard"
     reference_rows: int = Field(
+        strict=True,
         default=2_000,
         ge=100,
         le=EXACT_ROWS,
@@ -87,9 +100,10 @@ class KnnParams(TabularParams):
 class LofParams(TabularParams):
     """Density of a row relative to that of its neighbours."""
 
-    n_neighbors: int = Field(default=20, ge=1, le=500, description="rows looked at")
+    n_neighbors: int = Field(strict=True, default=20, ge=1, le=500, description="rows looked at")
     scaling: Scaling = "standard"
     reference_rows: int = Field(
+        strict=True,
         default=2_000,
         ge=100,
         le=EXACT_ROWS,
@@ -100,8 +114,8 @@ class LofParams(TabularParams):
 class InneParams(TabularParams):
     """Isolation by nearest-neighbour hyperspheres."""
 
-    n_estimators: int = Field(default=200, ge=1, le=1_000, description="sets of spheres")
-    max_samples: int = Field(default=8, ge=2, le=256, description="spheres in a set")
+    n_estimators: int = Field(strict=True, default=200, ge=1, le=1_000, description="sets of spheres")
+    max_samples: int = Field(strict=True, default=8, ge=2, le=256, description="spheres in a set")
     scaling: Scaling = "standard"
 
 
@@ -109,12 +123,14 @@ class McdParams(TabularParams):
     """Of scikit-learn's minimum covariance determinant."""
 
     support_fraction: float | None = Field(
+        strict=True,
         default=None,
         gt=0.5,
         lt=1.0,
         description="share of rows taken as normal; null: (rows + columns + 1) / 2 rows",
     )
     sample_rows: int = Field(
+        strict=True,
         default=10_000,
         ge=500,
         le=EXACT_ROWS,
@@ -128,7 +144,9 @@ class OneClassSvmParams(TabularParams):
     kernel: Literal["rbf", "linear", "poly", "sigmoid"] = Field(
         default="rbf", description="similarity of two rows"
     )
-    nu: float = Field(default=0.5, gt=0.0, le=1.0, description="upper bound on the share of rows outside")
+    nu: float = Field(
+        strict=True, default=0.5, gt=0.0, le=1.0, description="upper bound on the share of rows outside"
+    )
     gamma: float | Literal["scale", "auto"] = Field(default="auto", description="inverse width of the kernel")
     scaling: Scaling = "standard"
 

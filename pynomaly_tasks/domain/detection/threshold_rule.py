@@ -25,7 +25,7 @@ class ThresholdRule(BaseModel):
     method: Literal["contamination", "quantile", "level", "budget"] = Field(
         description="what the number means"
     )
-    value: float = Field(description="share, quantile, score or number of rows")
+    value: float = Field(strict=True, description="share, quantile, score or number of rows")
 
     @model_validator(mode="after")
     def _in_range(self) -> Self:

@@ -1,0 +1,548 @@
+"""Bad input is refused with an error that names the field, the limit and the way out, and stores nothing.
+
+What only the work itself can find ends the job as failed, at its first attempt.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pynomaly_tasks import detect_anomalies, generate_report, profile_dataset, send_notification
+from pynomaly_tasks.core.job import Job, JobState
+from pynomaly_tasks.embedded.redis_server import RedisServer
+from pynomaly_tasks.errors import InvalidInput
+from pynomaly_tasks.store.reads import JobFilter
+from support.stack import Stack, client
+
+TASKS = {
+    "detect_anomalies": detect_anomalies,
+    "profile_dataset": profile_dataset,
+    "generate_report": generate_report,
+    "send_notification": send_notification,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refused:
+    """A call that must be refused, and what its error must say."""
+
+    request: Mapping[str, Any] = field(default_factory=dict)
+    kind: str = "detect_anomalies"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    field: str
+    says: tuple[str, ...]
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[Stack]:
+    """A worker, and ``good.csv`` in the directory that may be read."""
+    stack = Stack(tmp_path_factory.mktemp("stack"), redis_server, {"PYNOMALY_DATA__MAX_COLUMNS": "500"})
+    with client(stack):
+        try:
+            stack.worker("workers.all", "-c", "1")
+            stack.csv("good.csv", [[i, i % 7] for i in range(200)])
+            yield stack
+        finally:
+            stack.close()
+
+
+@pytest.fixture(params=["delay", "submit"])
+def door(request: pytest.FixtureRequest, stack: Stack) -> Callable[..., str]:
+    """Both ways in: Celery's call and the platform's; each answers with the job's id."""
+
+    def delay(kind: str, values: Mapping[str, Any], options: Mapping[str, Any]) -> str:
+        return str(TASKS[kind].apply_async(kwargs=dict(values), **options).id)
+
+    def submit(kind: str, values: Mapping[str, Any], options: Mapping[str, Any]) -> str:
+        return stack.platform.submit(kind, values, **options).id
+
+    return {"delay": delay, "submit": submit}[request.param]
+
+
+@pytest.fixture
+def refuses(stack: Stack, door: Callable[..., str]) -> Callable[[Refused], None]:
+    """Checks that the call is refused as it must be, and leaves no job behind."""
+
+    def check(case: Refused) -> None:
+        n_jobs = stack.platform.store.count_jobs(JobFilter())
+
+        with pytest.raises(InvalidInput) as raised:
+            door(case.kind, case.request, case.options)
+
+        fields = [problem.field for problem in raised.value.problems]
+        assert any(name == case.field or name.startswith(f"{case.field}.") for name in fields), raised.value
+        for words in case.says:
+            assert words in str(raised.value)
+        assert len(str(raised.value)) < 2_000, "nobody reads that much"
+        assert stack.platform.store.count_jobs(JobFilter()) == n_jobs
+
+    return check
+
+
+def deep(levels: int) -> dict[str, Any]:
+    value: dict[str, Any] = {}
+    for _ in range(levels):
+        value = {"a": value}
+    return value
+
+
+GOOD = {"dataset": "good.csv"}
+NAN = float("nan")
+
+REQUESTS = {
+    "unknown-detector": Refused(
+        request={**GOOD, "detector": "isolation_forrest"},
+        field="detector",
+        says=("isolation_forrest", "isolation_forest"),
+    ),
+    "parameter-too-large": Refused(
+        request={**GOOD, "detector": {"name": "isolation_forest", "params": {"n_estimators": 1_000_000}}},
+        field="detector",
+        says=("n_estimators", "2000"),
+    ),
+    "parameter-negative": Refused(
+        request={**GOOD, "detector": {"name": "knn", "params": {"n_neighbors": -1}}},
+        field="detector",
+        says=("n_neighbors",),
+    ),
+    "unknown-parameter": Refused(
+        request={**GOOD, "detector": {"name": "isolation_forest", "params": {"n_trees": 5}}},
+        field="detector",
+        says=("n_trees", "n_estimators"),
+    ),
+    "parameter-nan": Refused(
+        request={**GOOD, "detector": {"name": "isolation_forest", "params": {"max_features": NAN}}},
+        field="detector",
+        says=("max_features",),
+    ),
+    "parameter-bool": Refused(
+        request={**GOOD, "detector": {"name": "isolation_forest", "params": {"n_estimators": True}}},
+        field="detector",
+        says=("n_estimators", "integer"),
+    ),
+    "parameters-with-a-key-that-is-no-text": Refused(
+        request={**GOOD, "detector": {"name": "isolation_forest", "params": {1: 2}}},
+        field="detector",
+        says=("params",),
+    ),
+    "parameters-of-another-type": Refused(
+        request={**GOOD, "detector": {"name": "isolation_forest", "params": [1]}},
+        field="detector",
+        says=("params",),
+    ),
+    "detector-number": Refused(request={**GOOD, "detector": 7}, field="detector", says=("detector",)),
+    "contamination-0": Refused(
+        request={**GOOD, "contamination": 0}, field="contamination", says=("greater than 0",)
+    ),
+    "contamination-0.6": Refused(
+        request={**GOOD, "contamination": 0.6}, field="contamination", says=("less than or equal to 0.5",)
+    ),
+    "contamination-nan": Refused(
+        request={**GOOD, "contamination": NAN}, field="contamination", says=("finite number",)
+    ),
+    "contamination-bool": Refused(
+        request={**GOOD, "contamination": True}, field="contamination", says=("contamination",)
+    ),
+    "contamination-text": Refused(
+        request={**GOOD, "contamination": "much"}, field="contamination", says=("number",)
+    ),
+    "two-thresholds": Refused(
+        request={**GOOD, "contamination": 0.1, "threshold": {"method": "budget", "value": 3}},
+        field="request",
+        says=("contamination or threshold, not both",),
+    ),
+    "threshold-nan": Refused(
+        request={**GOOD, "threshold": {"method": "level", "value": NAN}},
+        field="threshold",
+        says=("finite number",),
+    ),
+    "threshold-budget-half-a-row": Refused(
+        request={**GOOD, "threshold": {"method": "budget", "value": 2.5}},
+        field="threshold",
+        says=("whole number of rows",),
+    ),
+    "seed-bool": Refused(request={**GOOD, "seed": True}, field="seed", says=("integer",)),
+    "seed-text": Refused(request={**GOOD, "seed": "7"}, field="seed", says=("integer",)),
+    "seed-huge": Refused(request={**GOOD, "seed": 10**400}, field="seed", says=("4294967295",)),
+    "top_n-fraction": Refused(request={**GOOD, "top_n": 1.5}, field="top_n", says=("integer",)),
+    "top_n-huge": Refused(request={**GOOD, "top_n": 10**30}, field="top_n", says=("1000",)),
+    "unknown-field": Refused(
+        request={**GOOD, "detecter": "ecod"}, field="detecter", says=("no such field", "detector")
+    ),
+    "field-with-markup": Refused(request={**GOOD, "<script>": 1}, field="<script>", says=("no such field",)),
+    "field-missing": Refused(request={}, field="dataset", says=("required",)),
+    "dataset-empty": Refused(request={"dataset": ""}, field="dataset", says=("at least 1 character",)),
+    "dataset-blank": Refused(request={"dataset": "  "}, field="dataset", says=("path of a file",)),
+    "dataset-none": Refused(request={"dataset": None}, field="dataset", says=("string",)),
+    "dataset-object": Refused(request={"dataset": object()}, field="dataset", says=("string",)),
+    "dataset-bytes": Refused(request={"dataset": b"\xff\xfe"}, field="dataset", says=("dataset",)),
+    "dataset-nul": Refused(request={"dataset": "good.csv\0.png"}, field="dataset", says=("NUL",)),
+    "dataset-surrogate": Refused(request={"dataset": "go\ud800od.csv"}, field="dataset", says=("unicode",)),
+    "dataset-too-long": Refused(request={"dataset": "a" * 5_000}, field="dataset", says=("4096",)),
+    "dataset-url": Refused(
+        request={"dataset": "http://169.254.169.254/latest/meta-data"}, field="dataset", says=("is a URL",)
+    ),
+    "column-empty": Refused(
+        request={**GOOD, "columns": [""]}, field="columns", says=("at least 1 character",)
+    ),
+    "columns-text": Refused(request={**GOOD, "columns": "a"}, field="columns", says=("columns",)),
+    "columns-twice": Refused(request={**GOOD, "columns": ["a", "a"]}, field="request", says=("twice",)),
+    "columns-none-given": Refused(request={**GOOD, "columns": []}, field="columns", says=("at least 1",)),
+    "too-many-columns-named": Refused(
+        request={**GOOD, "columns": [f"c{i}" for i in range(10_000)]}, field="columns", says=("2000",)
+    ),
+    "column-surrogate": Refused(request={**GOOD, "columns": ["\udcff"]}, field="columns", says=("unicode",)),
+    "request-too-large": Refused(
+        request={
+            "dataset": "good.csv",
+            "label_windows": [["2020-01-01T00:00:00", "2020-01-02T00:00:00"]] * 9_999,
+            "columns": ["x" * 900 + str(i) for i in range(1_500)],
+        },
+        field="request",
+        says=("1,048,576",),
+    ),
+    "json-1100-deep": Refused(
+        request={**GOOD, "detector": {"name": "isolation_forest", "params": deep(1_100)}},
+        field="request",
+        says=("100 levels", "flatten"),
+    ),
+    "job-of-a-report-missing": Refused(kind="generate_report", request={}, field="job", says=("required",)),
+    "job-of-a-report-with-blanks": Refused(
+        kind="generate_report", request={"job": "no such job"}, field="job", says=("job",)
+    ),
+    "job-of-a-report-without-id": Refused(
+        kind="generate_report", request={"job": {"status": "succeeded"}}, field="job", says=("job_id",)
+    ),
+    "report-of-21-jobs": Refused(
+        kind="generate_report", request={"job": [f"j{i}" for i in range(21)]}, field="job", says=("20",)
+    ),
+    "notification-of-nothing": Refused(
+        kind="send_notification", request={}, field="request", says=("`job`", "`body`")
+    ),
+    "notification-empty": Refused(
+        kind="send_notification", request={"body": ""}, field="body", says=("at least 1 character",)
+    ),
+}
+
+OPTIONS = {
+    "priority-10": Refused(options={"priority": 10}, field="priority", says=("less than or equal to 9",)),
+    "priority-negative": Refused(
+        options={"priority": -1}, field="priority", says=("greater than or equal to 0",)
+    ),
+    "priority-bool": Refused(options={"priority": True}, field="priority", says=("integer",)),
+    "priority-text": Refused(options={"priority": "high"}, field="priority", says=("integer",)),
+    "delay-negative": Refused(options={"delay_s": -1}, field="delay_s", says=("greater than or equal to 0",)),
+    "delay-nan": Refused(options={"delay_s": NAN}, field="delay_s", says=("number",)),
+    "delay-bool": Refused(options={"delay_s": True}, field="delay_s", says=("number",)),
+    "delay-too-long": Refused(options={"delay_s": 1e9}, field="delay_s", says=("31536000",)),
+    "delay-huge": Refused(options={"delay_s": 10**400}, field="delay_s", says=("number",)),
+    "retries-11": Refused(
+        options={"max_retries": 11}, field="max_retries", says=("less than or equal to 10",)
+    ),
+    "retries-bool": Refused(options={"max_retries": True}, field="max_retries", says=("integer",)),
+    "backoff-0": Refused(options={"backoff_s": 0}, field="backoff_s", says=("greater than 0",)),
+    "time-limit-too-long": Refused(
+        options={"time_limit_s": 1e6}, field="time_limit_s", says=("14400", "max_time_limit_s")
+    ),
+    "run-at-without-zone": Refused(
+        options={"run_at": datetime(2030, 1, 1)}, field="run_at", says=("timezone",)
+    ),
+    "run-at-and-delay": Refused(
+        options={"run_at": "2030-01-01T00:00:00+00:00", "delay_s": 5},
+        field="request",
+        says=("give one of them",),
+    ),
+    "run-at-nonsense": Refused(options={"run_at": "tomorrow"}, field="run_at", says=("datetime",)),
+    "deadline-passed": Refused(
+        options={"deadline_at": "2020-01-01T00:00:00+00:00"}, field="deadline_at", says=("later than now",)
+    ),
+    "deadline-before-run-at": Refused(
+        options={"deadline_at": "2030-01-01T00:00:00+00:00", "run_at": "2031-01-01T00:00:00+00:00"},
+        field="deadline_at",
+        says=("run_at",),
+    ),
+    "idempotency-key-empty": Refused(
+        options={"idempotency_key": ""}, field="idempotency_key", says=("at least 1",)
+    ),
+    "idempotency-key-long": Refused(
+        options={"idempotency_key": "k" * 256}, field="idempotency_key", says=("255",)
+    ),
+    "ordering-key-nul": Refused(options={"ordering_key": "a\0b"}, field="ordering_key", says=("pattern",)),
+    "ordering-key-surrogate": Refused(
+        options={"ordering_key": "a\ud800"}, field="ordering_key", says=("unicode",)
+    ),
+    "owner-newline": Refused(options={"owner": "a\nb"}, field="owner", says=("pattern",)),
+    "queue-with-blanks": Refused(options={"queue": "a queue"}, field="queue", says=("pattern",)),
+    "too-many-tags": Refused(options={"tags": ["t"] * 21}, field="tags", says=("20",)),
+    "tag-of-another-type": Refused(options={"tags": [7]}, field="tags", says=("string",)),
+    "unknown-option": Refused(options={"prority": 3}, field="prority", says=("no such field", "priority")),
+}
+
+
+@pytest.mark.parametrize("case", REQUESTS.values(), ids=REQUESTS.keys())
+def test_bad_request_is_refused(refuses: Callable[[Refused], None], case: Refused) -> None:
+    refuses(case)
+
+
+@pytest.mark.parametrize("case", OPTIONS.values(), ids=OPTIONS.keys())
+def test_bad_option_is_refused(refuses: Callable[[Refused], None], case: Refused) -> None:
+    refuses(Refused(request=GOOD, options=case.options, field=case.field, says=case.says))
+
+
+@dataclass(frozen=True, kw_only=True)
+class BadFile:
+    """A file, and what must be said about it."""
+
+    name: str
+    content: bytes | None  #: None: see `make`
+    says: tuple[str, ...]
+    request: Mapping[str, Any] = field(default_factory=dict)
+
+
+AT_THE_DOOR = {
+    "empty": BadFile(name="empty.csv", content=b"", says=("is empty",)),
+    "blank": BadFile(name="blank.csv", content=b" \n\n", says=("nothing but blanks",)),
+    "binary": BadFile(name="binary.csv", content=bytes(range(256)) * 4, says=("not text", "NUL byte")),
+    "image": BadFile(name="image.csv", content=b"\x89PNG\r\n\x1a\n" + bytes(64), says=("not text",)),
+    "zip": BadFile(
+        name="sheet.csv", content=b"PK\x03\x04" + bytes(64), says=("zip archive or an Excel workbook",)
+    ),
+    "latin-1": BadFile(name="latin.csv", content="a,b\nü,1\n".encode("latin-1"), says=("not UTF-8", "iconv")),
+    "utf-16": BadFile(name="wide.csv", content="a,b\n1,2\n".encode("utf-16"), says=("UTF-16", "iconv")),
+    "named-parquet": BadFile(
+        name="no.parquet", content=b"a,b\n1,2\n3,4\n5,6\n", says=("not: it must start with PAR1",)
+    ),
+    "no-suffix": BadFile(name="data", content=b"a,b\n1,2\n", says=("no known suffix", ".csv")),
+    "json-array": BadFile(name="array.json", content=b'[{"a": 1}]', says=("JSON lines", "jq")),
+}
+
+
+@pytest.mark.parametrize("case", AT_THE_DOOR.values(), ids=AT_THE_DOOR.keys())
+def test_file_that_cannot_be_data_is_refused(
+    stack: Stack, refuses: Callable[[Refused], None], case: BadFile
+) -> None:
+    assert case.content is not None
+    (stack.data / case.name).write_bytes(case.content)
+
+    refuses(Refused(request={"dataset": case.name}, field="dataset", says=case.says))
+
+
+@pytest.mark.parametrize("kind", ["detect_anomalies", "profile_dataset"])
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("missing.csv", "does not exist"),
+        ("folder.csv", "is a directory"),
+        ("../../etc/passwd", "outside the allowed directories"),
+        ("/etc/passwd", "outside the allowed directories"),
+        ("link.csv", "outside the allowed directories"),
+        ("linked/passwd", "outside the allowed directories"),
+        ("pipe.csv", "pipe, socket or device"),
+    ],
+)
+def test_path_that_may_not_be_read_is_refused(
+    stack: Stack, refuses: Callable[[Refused], None], kind: str, source: str, says: str
+) -> None:
+    (stack.data / "folder.csv").mkdir(exist_ok=True)
+    for link, target in (("link.csv", "/etc/passwd"), ("linked", "/etc")):
+        if not (stack.data / link).is_symlink():
+            (stack.data / link).symlink_to(target)
+    if not (stack.data / "pipe.csv").exists():
+        os.mkfifo(stack.data / "pipe.csv")
+
+    refuses(Refused(kind=kind, request={"dataset": source}, field="dataset", says=(says,)))
+
+
+def _rows(*lines: str) -> bytes:
+    return ("\n".join(lines) + "\n").encode()
+
+
+IN_THE_WORK = {
+    "header-only": BadFile(name="header.csv", content=_rows("a,b"), says=("no rows",)),
+    "one-row": BadFile(name="one.csv", content=_rows("a,b", "1,2"), says=("every value is the same",)),
+    "ragged": BadFile(
+        name="ragged.csv", content=_rows("a,b", *["1,2"] * 300, "1,2,3,4", *["1,2"] * 300), says=("302",)
+    ),
+    "all-missing": BadFile(name="missing_values.csv", content=_rows("a", *["NaN"] * 200), says=("a",)),
+    "all-missing-column-named": BadFile(
+        name="missing_column.csv",
+        content=_rows("a,b", *[f"NaN,{i}" for i in range(200)]),
+        says=("a",),
+        request={"columns": ["a"]},
+    ),
+    "duplicate-columns": BadFile(
+        name="twice.csv", content=_rows("a,b,A", *["1,2,3"] * 50), says=("same name", "rename")
+    ),
+    "10000-columns": BadFile(
+        name="wide_table.csv",
+        content=_rows(",".join(f"c{i}" for i in range(10_000)), *[",".join(["1"] * 10_000)] * 3),
+        says=("10,000 columns", "500", "max_columns"),
+    ),
+    "bad-byte-deep-in-the-file": BadFile(
+        name="deep.csv",
+        content=_rows("a,b", *["1,2"] * 40_000) + b"\xff,1\n" + _rows(*["1,2"] * 100),
+        says=("not UTF-8", "160004"),
+    ),
+    "numbers-without-header": BadFile(
+        name="numbers.csv", content=_rows(*["1,2"] * 50), says=("names the columns",)
+    ),
+    "no-such-column": BadFile(
+        name="known.csv", content=_rows("a,b", *["1,2"] * 50), says=("zz",), request={"columns": ["zz"]}
+    ),
+    "text-only": BadFile(name="text.csv", content=_rows("a", *["x", "y"] * 50), says=("number",)),
+    "no-parquet-inside": BadFile(
+        name="fake.parquet", content=b"PAR1" + bytes(64) + b"PAR1", says=("parquet",)
+    ),
+    "not-gzip-inside": BadFile(
+        name="cut.csv.gz", content=gzip.compress(b"a,b\n1,2\n" * 5_000)[:60], says=("gz",)
+    ),
+    "no-such-json": BadFile(name="bad.jsonl", content=b'{"a": 1}\n{"a": \n{"a": 3}\n', says=("JSON",)),
+}
+
+
+def _failed(stack: Stack, kind: str, request: Mapping[str, Any]) -> Job:
+    return stack.wait_for(stack.platform.submit(kind, request).id)
+
+
+@pytest.mark.parametrize("case", IN_THE_WORK.values(), ids=IN_THE_WORK.keys())
+def test_data_that_only_the_work_can_judge_fails_the_job_at_once(stack: Stack, case: BadFile) -> None:
+    assert case.content is not None
+    (stack.data / case.name).write_bytes(case.content)
+
+    job = _failed(stack, "detect_anomalies", {"dataset": case.name, "detector": "ecod", **case.request})
+
+    assert job.state is JobState.FAILED
+    assert job.attempt == 1
+    assert job.error is not None
+    assert job.error.type in {"InvalidDataset", "InvalidRequest"}
+    for words in case.says:
+        assert words.lower() in job.error.message.lower()
+    assert not list((stack.directory / "platform" / "scratch").iterdir())
+
+
+def test_column_names_with_markup_and_formulas_are_data(stack: Stack) -> None:
+    names = ["<script>alert(1)</script>", "=cmd()", "a b; DROP TABLE jobs", "ünïcödé"]
+    path = stack.data / "names.csv"
+    rows = [[i % 9, i % 7, i % 5, i % 3] for i in range(200)]
+    path.write_text("\n".join([",".join(names), *(",".join(map(str, row)) for row in rows)]), "utf-8")
+
+    job = stack.wait_for(
+        stack.platform.submit("detect_anomalies", {"dataset": "names.csv", "detector": "ecod"}).id
+    )
+    report = stack.wait_for(stack.platform.submit("generate_report", {"job": job.id}).id)
+
+    assert (job.state, report.state) == (JobState.SUCCEEDED, JobState.SUCCEEDED)
+    assert stack.platform.store.get_result(job.id).detail["columns"]["used"] == names
+    artifacts = stack.platform.store.get_result(report.id).artifacts
+    assert b"<script>" not in stack.platform.artifacts.read_bytes(artifacts["report.html"])
+    table = stack.platform.artifacts.read_bytes(artifacts["anomalies.csv"]).decode()
+    assert not any(cell.strip('"').startswith("=") for line in table.splitlines() for cell in line.split(","))
+
+
+def test_report_on_a_job_that_does_not_exist_fails_with_the_way_out(stack: Stack) -> None:
+    job = _failed(stack, "generate_report", {"job": "no-such-job"})
+
+    assert (job.state, job.attempt) == (JobState.FAILED, 1)
+    assert job.error is not None
+    assert "no-such-job has no result" in job.error.message
+
+
+def test_channel_that_the_settings_do_not_name_fails_with_the_known_ones(stack: Stack) -> None:
+    job = _failed(stack, "send_notification", {"body": "x", "channels": "pager"})
+
+    assert (job.state, job.attempt) == (JobState.FAILED, 1)
+    assert job.error is not None
+    assert "pager" in job.error.message
+    assert "log" in job.error.message
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "field", "says"),
+    [
+        (("good.csv", "ecod", "surplus"), {}, "args", "at most 2"),
+        (("good.csv",), {"dataset": "good.csv"}, "dataset", "both by position and by name"),
+        ((["good.csv"],), {}, "dataset", "string"),
+    ],
+)
+def test_bad_positional_arguments_of_delay_are_refused(
+    stack: Stack, args: tuple[Any, ...], kwargs: dict[str, Any], field: str, says: str
+) -> None:
+    n_jobs = stack.platform.store.count_jobs(JobFilter())
+
+    with pytest.raises(InvalidInput) as raised:
+        detect_anomalies.delay(*args, **kwargs)
+
+    assert [problem.field for problem in raised.value.problems] == [field]
+    assert says in str(raised.value)
+    assert stack.platform.store.count_jobs(JobFilter()) == n_jobs
+
+
+@pytest.mark.parametrize("task_id", ["../../etc/cron.d/x", "a/b", " ", "a\0b", "x" * 201, ".hidden", "a\n"])
+def test_task_id_that_could_be_a_path_is_refused(stack: Stack, task_id: str) -> None:
+    n_jobs = stack.platform.store.count_jobs(JobFilter())
+
+    with pytest.raises(InvalidInput, match="task_id"):
+        detect_anomalies.apply_async(("good.csv",), task_id=task_id)
+
+    assert stack.platform.store.count_jobs(JobFilter()) == n_jobs
+
+
+@pytest.mark.parametrize(
+    ("option", "field"),
+    [
+        ({"countdown": -1}, "delay_s"),
+        ({"countdown": "soon"}, "delay_s"),
+        ({"eta": "tomorrow"}, "run_at"),
+        ({"expires": -1}, "deadline_at"),
+        ({"expires": 1e300}, "expires"),
+        ({"serializer": "pickle"}, "serializer"),
+        ({"headers": {"x": object()}}, "headers"),
+        ({"time_limit": 10**9}, "time_limit_s"),
+    ],
+)
+def test_bad_celery_option_is_refused(stack: Stack, option: dict[str, Any], field: str) -> None:
+    n_jobs = stack.platform.store.count_jobs(JobFilter())
+
+    with pytest.raises(InvalidInput) as raised:
+        detect_anomalies.apply_async(("good.csv",), **option)
+
+    assert [problem.field for problem in raised.value.problems] == [field]
+    assert stack.platform.store.count_jobs(JobFilter()) == n_jobs
+
+
+def test_one_bad_request_of_many_stores_none(stack: Stack) -> None:
+    n_jobs = stack.platform.store.count_jobs(JobFilter())
+
+    with pytest.raises(InvalidInput, match="contamination"):
+        stack.platform.submit_many("detect_anomalies", [GOOD, {**GOOD, "contamination": 0.6}, GOOD])
+
+    assert stack.platform.store.count_jobs(JobFilter()) == n_jobs
+
+
+def test_unknown_kind_names_the_known_ones(stack: Stack) -> None:
+    with pytest.raises(InvalidInput, match="detect_anomalies") as raised:
+        stack.platform.submit("detect_anomaly", GOOD)
+
+    assert raised.value.problems[0].field == "kind"
+
+
+def test_every_problem_of_a_request_is_named_at_once(stack: Stack) -> None:
+    with pytest.raises(InvalidInput) as raised:
+        detect_anomalies.delay("", contamination=2, seed=-1)
+
+    assert {problem.field for problem in raised.value.problems} == {"dataset", "contamination", "seed"}
+
+
+def test_secret_in_the_path_of_a_settings_root_is_never_read(stack: Stack, tmp_path: Path) -> None:
+    (tmp_path / "outside.csv").write_bytes(_rows("a,b", "1,2"))
+
+    with pytest.raises(InvalidInput, match="outside"):
+        stack.platform.submit("profile_dataset", {"dataset": str(tmp_path / "outside.csv")})
