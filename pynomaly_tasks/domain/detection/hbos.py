@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from pynomaly_tasks.domain.detection.detector import FloatArray, Tick
-from pynomaly_tasks.domain.detection.ecod import buffer_values_for, present
+from pynomaly_tasks.domain.detection.ecod import present, summaries_for
 from pynomaly_tasks.domain.detection.moments import ColumnMoments
 from pynomaly_tasks.domain.detection.quantiles import QuantileSummary
 from pynomaly_tasks.domain.detection.tabular_params import HbosParams
@@ -70,7 +70,7 @@ class HbosDetector:
         """Learn from one more batch."""
         n_columns = x.shape[1]
         if not self._summaries:
-            self._summaries = [QuantileSummary(buffer_values_for(n_columns)) for _ in range(n_columns)]
+            self._summaries = summaries_for(n_columns)
             self._moments = [ColumnMoments() for _ in range(n_columns)]
         for summary, moments, column in zip(self._summaries, self._moments, x.T, strict=True):
             values = present(column)

@@ -56,7 +56,7 @@ class Distribution:
 class QuantileSummary:
     """Collects values; `distribution` tells their ranks.
 
-    Exact up to ``EXACT_VALUES``; beyond, after Manku, Rajagopalan and Lindsay (1998): sorted buffers of
+    Exact up to ``exact_values``; beyond, after Manku, Rajagopalan and Lindsay (1998): sorted buffers of
     ``buffer_values``; two of one level become one of the next by keeping every other value. No random
     choice is made, so equal rows give equal answers. The rank error is at most about
     log2(n / buffer_values) / (2 buffer_values) of n: 0.05 % at a million with the default; the 512 lowest
@@ -64,8 +64,9 @@ class QuantileSummary:
     split into batches.
     """
 
-    def __init__(self, buffer_values: int = 8_192) -> None:
+    def __init__(self, buffer_values: int = 8_192, exact_values: int = EXACT_VALUES) -> None:
         self.n = 0
+        self._exact_values = exact_values
         self._buffer_values = buffer_values
         self._exact: list[FloatArray] | None = []
         self._pending: FloatArray = np.empty(0)
@@ -81,7 +82,7 @@ class QuantileSummary:
         self.n += len(values)
         if self._exact is not None:
             self._exact.append(np.array(values, dtype=np.float64))
-            if self.n > EXACT_VALUES:
+            if self.n > self._exact_values:
                 self._leave_exactness()
             return
         self._push(values)
