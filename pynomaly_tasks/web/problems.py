@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from pynomaly_tasks.errors import Conflict, InvalidInput, NotFound, PynomalyError, Unavailable
@@ -113,6 +114,10 @@ def add_problem_handlers(app: FastAPI) -> None:
     async def _invalid(request: Request, error: RequestValidationError) -> Response:
         errors = [_field_message(dict(entry)) for entry in error.errors()]
         return _answer(request, 422, "; ".join(f"{e.field}: {e.message}" for e in errors), errors=errors)
+
+    @app.exception_handler(ClientDisconnect)
+    async def _gone(_request: Request, _error: ClientDisconnect) -> Response:
+        return Response(status_code=400)  # for nobody: the sender went away in the middle of its request
 
     @app.exception_handler(OSError)
     async def _disk(request: Request, error: OSError) -> Response:

@@ -317,6 +317,7 @@ def test_an_upload_whose_sender_goes_away_leaves_no_file(web):
 
     wait_until(lambda: not list(web.uploads.glob(".incoming-*")), 5.0, "the half file to be removed")
     assert not (web.uploads / "half.csv").exists()
+    assert "Traceback" not in web.program.output()
 
 
 def test_neighbours_are_reported_ready(web):

@@ -80,3 +80,19 @@ def test_console_line_is_for_people(stream) -> None:
 
     assert "job_settled" in stream.getvalue()
     assert "job_id=j1" in stream.getvalue()
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_the_variables_of_a_failed_function_stay_out_of_the_log(stream, form) -> None:
+    configure_logging(format=form, stream=stream)
+
+    def fail(password: str) -> None:
+        raise ValueError("refused")
+
+    try:
+        fail("hunter2")
+    except ValueError:
+        logging.getLogger("here").exception("it failed")
+
+    assert "refused" in stream.getvalue()
+    assert "hunter2" not in stream.getvalue().replace('fail("hunter2")', "")
