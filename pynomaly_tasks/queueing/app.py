@@ -55,6 +55,11 @@ def celery_options(settings: Settings) -> dict[str, Any]:
     }
     return {
         "broker_url": redis.broker(),
+        # Looks at each message before kombu decodes it: one that cannot be read would end the worker.
+        # Over TLS kombu's own stays, since it takes its certificate options from the scheme.
+        "broker_transport": "pynomaly_tasks.queueing.guard:GuardedTransport"
+        if redis.broker().startswith("redis://")
+        else None,
         "broker_transport_options": {
             **sockets,
             "priority_steps": PRIORITY_STEPS,

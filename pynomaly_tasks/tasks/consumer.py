@@ -10,7 +10,8 @@ from celery.worker.consumer.consumer import COLLECT_SOCKET_TIMEOUT, bound_open_b
 
 from pynomaly_tasks.bootstrap import current_platform
 from pynomaly_tasks.core.job import DeadReason
-from pynomaly_tasks.errors import StoreUnavailable
+from pynomaly_tasks.errors import Conflict, JobAlreadyFinal, NotFound, StoreUnavailable
+from pynomaly_tasks.queueing.guard import UNREADABLE, WHY
 
 log = structlog.get_logger(__name__)
 
@@ -38,7 +39,9 @@ class JobConsumer(Consumer):  # type: ignore[misc]  # Celery has no types
 
     def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
         """A task that no worker here has: into the dead letters."""
-        self._keep(message, DeadReason.UNKNOWN_TASK, f"no worker here has the task {exc}")
+        why = f"no worker here has the task {exc}"
+        if not _bury(message, why):
+            self._keep(message, DeadReason.UNKNOWN_TASK, why)
         super().on_unknown_task(body, message, exc)
 
     def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:
@@ -55,6 +58,8 @@ class JobConsumer(Consumer):  # type: ignore[misc]  # Celery has no types
         body = message.body
         headers = message.headers if isinstance(message.headers, dict) else {}
         task = headers.get("task")
+        if message.content_type == UNREADABLE:
+            why = headers.get(WHY, why)
         try:
             current_platform().store.add_unreadable(
                 str((message.delivery_info or {}).get("routing_key") or "unknown")[:100],
@@ -72,3 +77,18 @@ class JobConsumer(Consumer):  # type: ignore[misc]  # Celery has no types
                 body=repr(body)[:2_000],
                 error=str(error),
             )
+
+
+def _bury(message: Any, why: str) -> bool:
+    """Put the stored job of this message, if there is one, into the dead letters.
+
+    Left as it is, the job would be rung for again and again, each time in vain.
+    """
+    platform = current_platform()
+    try:
+        platform.runner.report(platform.store.bury(message.headers["id"], DeadReason.UNKNOWN_TASK, why))
+    except JobAlreadyFinal:
+        return True
+    except (NotFound, Conflict, StoreUnavailable):
+        return False
+    return True

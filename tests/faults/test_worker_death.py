@@ -88,8 +88,7 @@ def test_job_that_kills_its_child_once_is_tried_again_at_once(engine: Engine) ->
 
 
 def test_job_that_holds_the_gil_for_longer_than_its_lease_keeps_it(engine: Engine) -> None:
-    engine.worker()
-    engine.worker()
+    engine.worker(slots=2)
 
     job = engine.wait_for(engine.submit(lasts_s=2.5 * LEASE_S, holds_gil=True))
 
