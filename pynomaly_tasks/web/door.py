@@ -13,9 +13,12 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pynomaly_tasks.telemetry import get_logger
 from pynomaly_tasks.web.auth import Gatekeeper
 from pynomaly_tasks.web.headers import SECURITY_HEADERS
 from pynomaly_tasks.web.problems import problem, wants_page
+
+log = get_logger(__name__)
 
 _DRAIN_S = 2.0
 _DRAIN_BYTES = 16 * 1024 * 1024
@@ -31,6 +34,7 @@ class DoorRules:
     max_body_bytes: int
     max_upload_bytes: int  #: for ``upload_path``
     upload_path: str
+    send_timeout_s: float = 60.0  #: a client that takes nothing for this long is let go
 
 
 class Door:
@@ -47,13 +51,20 @@ class Door:
             await self._app(scope, receive, send)
             return
         request = Request(scope)
+        has_stalled = False
 
         async def send_with_headers(message: Message) -> None:
+            nonlocal has_stalled
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 for name, value in SECURITY_HEADERS.items():
                     headers.setdefault(name, value)
-            await send(message)
+            try:
+                async with asyncio.timeout(self._rules.send_timeout_s):
+                    await send(message)
+            except TimeoutError:
+                has_stalled = True
+                raise
 
         refusal = self._refusal(request)
         if refusal is not None:
@@ -61,7 +72,12 @@ class Door:
                 await _drain(receive)
             await refusal(scope, receive, send_with_headers)
             return
-        await self._app(scope, _counted(receive, self._limit(request)), send_with_headers)
+        try:
+            await self._app(scope, _counted(receive, self._limit(request)), send_with_headers)
+        except Exception:
+            if not has_stalled:
+                raise
+            log.info("client_let_go", path=request.url.path, taken_nothing_for_s=self._rules.send_timeout_s)
 
     def _limit(self, request: Request) -> int:
         is_upload = request.url.path == self._rules.upload_path
