@@ -1,0 +1,351 @@
+"""kombu's Redis channel with another way to take, to wait and to publish."""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property
+from queue import Empty
+from time import monotonic, time
+from typing import Any
+
+import orjson
+import redis
+from kombu.utils import symbol_by_name
+from kombu.utils.scheduling import priority_cycle, round_robin_cycle
+
+from pynomaly_tasks.transport import guard, publishing, scripts
+from pynomaly_tasks.transport.ledger import NEXT, Ledger
+from pynomaly_tasks.transport.message import Message
+from pynomaly_tasks.transport.qos import QoS
+
+log = logging.getLogger(__name__)
+
+#: Most messages that one step takes, where the prefetch allows more.
+MAX_TAKEN = 100
+_MAX_ACKS = 1_000  #: that one step takes along
+#: A server that says one of these will do better later: reconnecting is the way out.
+_PASSING = ("READONLY", "MISCONF", "LOADING", "MASTERDOWN", "BUSY", "OOM")
+_CLOSE_TIMEOUT_S = 2.0
+
+OPTIONS = ("lease_s", "wait_s", "max_message_bytes", "max_body_bytes", "accept_content_types", "on_malformed")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """A step that was asked for and not answered yet."""
+
+    connection: Any
+    asked_at: float
+    first_number: int
+    limit: int
+    queues: tuple[str, ...]
+    lists: tuple[str, ...]  #: best priority first, in each the queues in turn
+    acks: tuple[str, ...]  #: go along
+
+
+class Reserving:
+    """The overrides; to be put before kombu's channel, plain or Sentinel."""
+
+    QoS = QoS
+    Message = Message
+
+    #: How long a message stays with a consumer that was not heard of.
+    lease_s = 20.0
+    #: How long an idle worker waits for a wake token before it looks itself.
+    wait_s = 0.3
+    max_message_bytes = 64_000_000
+    max_body_bytes = 64_000_000
+    #: Content types that are delivered; None: all that kombu can decode.
+    accept_content_types: Any = None
+    #: Called with (bytes, queue, reason) for each message that cannot be delivered; or its dotted name.
+    #: If it returns True, it has kept the message, and the queue's dead letters in Redis do not.
+    on_malformed: Callable[[bytes, str, str], bool | None] | str | None = None
+
+    _question: Question | None = None
+    _waits = False
+    _shared_client: Any = None
+    _own_client: redis.Redis | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._arrived: deque[tuple[str, str, bytes]] = deque()
+        self._no_ack_queues: set[str] = set()
+        self._unseen_scripts = False
+        super().__init__(*args, **kwargs)
+        # kombu takes this for "at most once"; here acknowledging costs next to nothing.
+        self.QoS = QoS
+
+    @cached_property
+    def ledger(self: Any) -> Ledger:
+        """Where this transport's messages are kept."""
+        return self.connection.ledger_of(self)  # type: ignore[no-any-return]
+
+    @cached_property
+    def limits(self) -> guard.Limits:
+        """What the guard lets through."""
+        types = self.accept_content_types
+        return guard.Limits(
+            message_bytes=self.max_message_bytes,
+            body_bytes=self.max_body_bytes,
+            content_types=None if types is None else frozenset(types),
+        )
+
+    # ---- one client for all
+
+    @contextmanager
+    def conn_or_acquire(self: Any, client: Any = None) -> Iterator[Any]:
+        """The client given, or the channel's one; kombu makes a new one on each call."""
+        if client is None:
+            client = self._shared_client
+            if client is None or client.connection_pool is not self.pool:
+                client = self._shared_client = self._create_client()
+        yield client
+
+    @property
+    def _plain_client(self: Any) -> redis.Redis:
+        # Our steps name their keys in full, also where `global_keyprefix` is set.
+        client: redis.Redis | None = self._own_client
+        if client is None or client.connection_pool is not self.pool:
+            client = self._own_client = redis.Redis(connection_pool=self.pool)
+        return client
+
+    def _key(self: Any, name: str) -> str:
+        prefix: str = self.global_keyprefix
+        return prefix + name
+
+    def _wake_key(self: Any, queue: str) -> str:
+        key: str = self._key(f"{queue}{self.sep}wake")
+        return key
+
+    # ---- taking
+
+    def _credit(self: Any) -> int:
+        if "can_consume" in self.qos.__dict__:
+            return 1  # Celery's worker_disable_prefetch looks before each message
+        if not isinstance(self._queue_cycle, round_robin_cycle):
+            return 1  # a strategy of somebody else's may want to turn after each message
+        credit = self.qos.can_consume_max_estimate()
+        if credit is None:
+            # No prefetch limit. A worker takes what comes; a loop of drain_events may end after one.
+            credit = MAX_TAKEN if self.connection.has_event_loop else 1
+        return int(min(credit, MAX_TAKEN))
+
+    def _ask(self: Any, queues: list[str], limit: int) -> tuple[Question, tuple[Any, ...]]:
+        lists = tuple(
+            self._key(self._q_for_pri(q, priority)) for priority in self.priority_steps for q in queues
+        )
+        question = Question(
+            connection=None,
+            asked_at=monotonic(),
+            first_number=self.ledger.numbers(limit),
+            limit=limit,
+            queues=tuple(queues),
+            lists=lists,
+            acks=tuple(self.ledger.take_acknowledgements(_MAX_ACKS)),
+        )
+        keys = [self.ledger.keys.unacked, self.ledger.keys.index, *map(self._wake_key, queues), *lists]
+        in_order = isinstance(self._queue_cycle, priority_cycle)
+        args = [self.ledger.prefix, question.first_number, limit, len(queues), int(in_order),
+                *map(_record_end, queues), *question.acks]  # fmt: skip
+        command = scripts.RESERVE.command(keys, args, with_source=self._unseen_scripts)
+        return question, command
+
+    def _take(self: Any, question: Question, answer: list[Any]) -> int:
+        self._unseen_scripts = False
+        tags = []
+        for n, (index, raw) in enumerate(zip(answer[::2], answer[1::2], strict=True)):
+            tag = self.ledger.tag(question.first_number + n, question.lists[index])
+            queue = question.queues[index % len(question.queues)]
+            self._queue_cycle.rotate(queue)
+            self._arrived.append((tag, queue, raw))
+            tags.append(tag)
+        if tags:
+            self.ledger.hold(tags)
+            if monotonic() - question.asked_at > self.ledger.lease_s / 2:
+                # This process stood still: others may have been given these by now.
+                lost = set(self.ledger.renew())
+                self._arrived = deque(arrival for arrival in self._arrived if arrival[0] not in lost)
+        return len(tags)
+
+    def _unanswered(self: Any, question: Question) -> None:
+        """Nobody will read the answer: whatever was taken goes back, what went along goes again."""
+        for tag in question.acks:
+            self.ledger.acknowledge(tag)
+        for n in range(question.limit):
+            for list_key in question.lists:
+                self.ledger.give_back(self.ledger.tag(question.first_number + n, list_key))
+
+    def _brpop_start(self: Any, timeout: float | None = None) -> None:
+        queues = self._queue_cycle.consume(len(self.active_queues))
+        if not queues:
+            return
+        connection = self.client.connection
+        if self._waits:
+            command: tuple[Any, ...] = ("BRPOP", *map(self._wake_key, queues), self.wait_s)
+        else:
+            self._question, command = self._ask(queues, self._credit())
+        self._in_poll = connection
+        self._brpop_sent_at = monotonic()
+        connection.send_command(*command)
+
+    def _brpop_read(self: Any, **options: Any) -> bool:
+        connection = self.client.connection
+        try:
+            answer = connection.read_response()
+        except redis.exceptions.NoScriptError:
+            self._unseen_scripts = True
+            question, self._question = self._question, None
+            for tag in question.acks:
+                self.ledger.acknowledge(tag)
+            raise Empty from None
+        except self.connection_errors:
+            connection.disconnect()
+            raise
+        except redis.ResponseError as error:
+            connection.disconnect()
+            if str(error).startswith(_PASSING):
+                raise redis.ConnectionError(str(error)) from error
+            raise
+        finally:
+            self._in_poll = None
+            self._flush_brpop_reauth()
+        question, self._question = self._question, None
+        if question is None:
+            self._waits = False
+            raise Empty
+        n_taken = self._take(question, answer)
+        self._waits = n_taken < question.limit
+        if not self.deliver_arrived(None if self.connection.has_event_loop else 1):
+            raise Empty
+        return True
+
+    def _on_connection_disconnect(self: Any, connection: Any) -> None:
+        question = self._question
+        if question is not None and self._in_poll is connection:
+            self._question = None
+            self._unanswered(question)
+        super()._on_connection_disconnect(connection)  # type: ignore[misc]
+
+    def deliver_arrived(self: Any, limit: int | None) -> int:
+        """Hand messages that were taken to their consumers; returns how many."""
+        n_delivered = 0
+        while self._arrived and (limit is None or n_delivered < limit) and self.connection is not None:
+            tag, queue, raw = self._arrived.popleft()
+            message = self._read(tag, queue, raw)
+            if message is None:
+                continue
+            n_delivered += 1
+            if queue in self._no_ack_queues:
+                self.ledger.acknowledge(tag)
+            self.connection._deliver(message, queue)
+        return n_delivered
+
+    def _read(self: Any, tag: str, queue: str, raw: bytes) -> dict[str, Any] | None:
+        try:
+            message = guard.read(raw, self.limits)
+        except guard.Malformed as error:
+            self._bury(tag, queue, raw, str(error))
+            return None
+        message["properties"]["delivery_tag"] = tag
+        return message
+
+    def _bury(self: Any, tag: str, queue: str, raw: bytes, reason: str) -> None:
+        log.error("message in %s cannot be delivered: %s", queue, reason)
+        hook = symbol_by_name(self.on_malformed) if self.on_malformed else None
+        if hook is not None:
+            try:
+                if hook(raw, queue, reason):
+                    self.ledger.acknowledge(tag)
+                    return
+            except Exception:
+                log.exception("on_malformed failed; the message goes to the queue's dead letters")
+        letter = {"raw": base64.b64encode(raw).decode(), "reason": reason, "queue": queue, "at": time()}
+        self.qos.bury(tag, self._key(f"{queue}{self.sep}dead"), orjson.dumps(letter))
+
+    def _get(self: Any, queue: str) -> dict[str, Any]:
+        """One message at once, for `basic_get`. Raises Empty."""
+        while True:
+            question, command = self._ask([queue], 1)
+            try:
+                try:
+                    answer = self._plain_client.execute_command(*command)
+                except redis.exceptions.NoScriptError:
+                    answer = self._plain_client.execute_command("EVAL", scripts.RESERVE.source, *command[2:])
+            except BaseException:
+                self._unanswered(question)
+                raise
+            if self._expires:
+                with self.conn_or_acquire() as client:
+                    self._maybe_update_queues_expire(client, queue)
+            if not answer:
+                raise Empty
+            tag = self.ledger.tag(question.first_number, question.lists[answer[0]])
+            self.ledger.hold([tag])
+            message: dict[str, Any] | None = self._read(tag, queue, answer[1])
+            if message is not None:
+                return message
+
+    def basic_get(self: Any, queue: str, no_ack: bool = False, **kwargs: Any) -> Any:
+        """Get a message by direct access."""
+        message = super().basic_get(queue, no_ack=no_ack, **kwargs)  # type: ignore[misc]
+        if message is not None and no_ack:
+            self.ledger.acknowledge(message.delivery_tag)
+        return message
+
+    def basic_consume(self: Any, queue: str, no_ack: bool, *args: Any, **kwargs: Any) -> Any:
+        """Consume from a queue."""
+        (self._no_ack_queues.add if no_ack else self._no_ack_queues.discard)(queue)
+        return super().basic_consume(queue, no_ack, *args, **kwargs)  # type: ignore[misc]
+
+    # ---- publishing
+
+    def _put(self: Any, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
+        batch = kwargs.get("_publish_batch")
+        if batch is not None:
+            batch.wake(self._wake_key(queue))
+            super()._put(queue, message, **kwargs)  # type: ignore[misc]
+            return
+        list_key = self._key(self._q_for_pri(queue, self._get_message_priority(message, reverse=False)))
+        expires: tuple[int, list[str]] = (0, [])
+        if queue in self._expires:
+            lists = [self._key(self._q_for_pri(queue, priority)) for priority in self.priority_steps]
+            expires = (self._expires[queue], lists)
+        publishing.put(
+            self._plain_client, list_key, self._wake_key(queue), self.global_keyprefix, message, expires
+        )
+
+    def create_publish_batch(self, max_size: int) -> publishing.PublishBatch:
+        """A batch that is sent in one round trip."""
+        return publishing.PublishBatch(self, max_size)
+
+    # ---- closing
+
+    def close(self: Any) -> None:
+        """Give back what was taken and not delivered; what runs is kept."""
+        if not self.closed and self._in_poll:
+            self._end_poll()
+        while self._arrived:
+            self.ledger.give_back(self._arrived.popleft()[0], NEXT)
+        super().close()  # type: ignore[misc]
+
+    def _end_poll(self: Any) -> None:
+        question, connection = self._question, self._in_poll
+        if question is not None:
+            # Reading the answer is surer than giving back blindly: the server may be at it just now.
+            with suppress(*self.connection_errors, redis.ResponseError):
+                answer = connection.read_response(timeout=_CLOSE_TIMEOUT_S)
+                self._question = None
+                self._take(question, answer)
+        connection.disconnect()
+        self._in_poll = None
+
+
+def _record_end(queue: str) -> str:
+    """What kombu writes after the message in its record, with no quote inside the name."""
+    name = json.dumps(queue).replace('\\"', "\\u0022")
+    return f',"",{name}]'

@@ -1,0 +1,35 @@
+"""A delivered message that gives itself back when nobody settles it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from kombu.transport import virtual
+
+if TYPE_CHECKING:
+    from pynomaly_tasks.transport.ledger import Ledger
+
+#: Where the guard leaves what it read of the body, for the message that is made next.
+READ_BODY = "\0body"
+
+
+class Message(virtual.Message):  # type: ignore[misc]  # kombu has no types
+    """kombu's message; when its last reference goes and it was not settled, it goes back to its queue."""
+
+    _ledger: Ledger | None = None
+
+    def __init__(self, payload: dict[str, Any], channel: Any = None, **options: Any) -> None:
+        self._read_body = payload.pop(READ_BODY, None)
+        super().__init__(payload, channel=channel, **options)
+        self._ledger = channel.ledger
+
+    def __del__(self) -> None:
+        if self._ledger is not None:
+            self._ledger.dropped(self.delivery_tag)
+
+    def _decode(self) -> Any:
+        # Celery asks for the body that the guard has read already.
+        body, self._read_body = self._read_body, None
+        if body is not None and (self.accept is None or self.content_type in self.accept):
+            return body
+        return super()._decode()

@@ -1,0 +1,56 @@
+"""A Celery app of the tests' own, on kombu's transport or ours: each task writes where it starts and ends."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import redis
+from celery import Celery
+
+OURS = "pynomaly_tasks.transport:Transport"
+
+app = Celery("transport", broker=os.environ["TRANSPORT_BROKER"])
+app.conf.update(
+    broker_transport=os.environ.get("TRANSPORT") or None,
+    task_acks_late=True,
+    task_reject_on_worker_lost=True,
+    task_ignore_result=True,
+    worker_prefetch_multiplier=int(os.environ.get("TRANSPORT_PREFETCH", "4")),
+    broker_connection_retry_on_startup=True,
+    broker_connection_max_retries=None,
+    worker_cancel_long_running_tasks_on_connection_loss=False,
+    worker_enable_remote_control=True,
+    broker_transport_options={
+        "lease_s": float(os.environ.get("TRANSPORT_LEASE_S", "20")),
+        "visibility_timeout": float(os.environ.get("TRANSPORT_VISIBILITY_S", "3600")),
+        "unacked_restore_interval": 1,
+        "unacked_restore_throttle": 1,
+        "global_keyprefix": os.environ.get("TRANSPORT_PREFIX", ""),
+    },
+)
+
+_effects: redis.Redis | None = None
+
+
+def effects() -> redis.Redis:
+    """The client of the tasks, one a process."""
+    global _effects
+    if _effects is None:
+        _effects = redis.Redis.from_url(os.environ["TRANSPORT_EFFECTS"])
+    return _effects
+
+
+@app.task(name="work", bind=True)
+def work(self, number: int, lasts_s: float = 0.0, gate: str | None = None) -> int:  # type: ignore[no-untyped-def]
+    """Count a start and an end of ``number``; wait for ``gate`` where one is named."""
+    client = effects()
+    client.hincrby("starts", str(number), 1)
+    client.rpush("order", number)
+    if self.request.delivery_info["redelivered"]:
+        client.hincrby("redelivered", str(number), 1)
+    if gate is not None:
+        client.blpop([gate], timeout=60)
+    time.sleep(lasts_s)
+    client.hincrby("ends", str(number), 1)
+    return number
