@@ -92,3 +92,11 @@ def list_dead_letters(
     return DeadLetterList(
         dead_letters=[DeadLetterView.of(letter) for letter in letters], next_before=next_before
     )
+
+
+@router.post("/dead-letters/{letter_id}/discard")
+def discard_dead_letter(
+    letter_id: Annotated[int, Path(ge=1, lt=2**63)], platform: PlatformDep
+) -> DeadLetterView:
+    """Say that nobody will run this again. It stays on record."""
+    return DeadLetterView.of(platform.store.discard(letter_id))

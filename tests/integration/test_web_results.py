@@ -152,10 +152,14 @@ def test_a_dead_job_is_listed_with_its_reason(web):
     web.client.post(first["links"]["cancel"])
     letters = web.client.get("/api/v1/dead-letters").json()["dead_letters"]
     page = web.client.get("/dead-letters").text
+    discarded = web.client.post(f"/api/v1/dead-letters/{letters[0]['id']}/discard")
+    none = web.client.post("/api/v1/dead-letters/999/discard")
 
     assert (job["state"], job["dead_reason"]) == ("dead", "deadline_passed")
     assert [letter["job_id"] for letter in letters] == [job["id"]]
     assert "deadline passed" in page
+    assert discarded.json()["discarded_at"] is not None
+    assert none.status_code == 404
     assert f"/jobs/{job['id']}" in page
 
 

@@ -180,6 +180,7 @@ async function act(button) {
   try {
     const job = await post(button.dataset.post);
     if ("follow" in button.dataset) location.assign(job.links.page);
+    else if ("reload" in button.dataset) location.reload();
     else {
       button.textContent = "Cancelling…";
       htmx.trigger($("#panel"), "stale");
