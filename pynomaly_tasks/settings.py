@@ -15,6 +15,7 @@ from pydantic_settings import (
     EnvSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
 )
 
 from pynomaly_tasks.errors import FieldProblem, InvalidSettings
@@ -288,6 +289,11 @@ def load_settings() -> Settings:
                 )
                 for problem in error.errors(include_input=False, include_url=False)
             )
+        ) from None
+    except SettingsError as error:
+        # Its cause holds the value, which may be a secret.
+        raise InvalidSettings.of(
+            "settings", f'{error}; lists and mappings are JSON, such as ["/data"]'
         ) from None
 
 
