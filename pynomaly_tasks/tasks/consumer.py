@@ -22,8 +22,9 @@ class JobConsumer(Consumer):  # type: ignore[misc]  # Celery has no types
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         """Reconnect without closing the connection object.
 
-        Celery 5.7.0 sets it to None here; with a task in flight over Redis the main process then
-        exits with "'NoneType' object has no attribute 'hostname'".
+        Celery 5.7.0 closes it and sets it to None here. Parts of the worker that still use it then
+        fail with "'NoneType' object has no attribute ...": Gossip each time, and, when a task over
+        Redis is acknowledged in that moment, the main process, which exits with 1.
         """
         log.warning("broker_connection_lost", error=repr(exc))
         bound_open_broker_sockets(self.connection, COLLECT_SOCKET_TIMEOUT)
