@@ -11,6 +11,7 @@ from pydantic_core import PydanticCustomError
 from pynomaly_tasks.domain.detection.catalog import DetectorSpec
 from pynomaly_tasks.domain.detection.threshold_rule import MAX_CONTAMINATION, ThresholdRule
 from pynomaly_tasks.jobs.context import JobContext, Outcome
+from pynomaly_tasks.kinds.dataset_facts import dataset_facts
 from pynomaly_tasks.kinds.services import Services
 
 if TYPE_CHECKING:
@@ -113,14 +114,7 @@ def run_detection(
         )
         found = detect(dataset, task, context.scratch, context)
         detail = {
-            "dataset": {
-                "source": dataset.source,
-                "name": dataset.name,
-                "format": dataset.format,
-                "n_rows": dataset.n_rows,
-                "n_columns": len(dataset.columns),
-                "size_bytes": dataset.size_bytes,
-            },
+            "dataset": dataset_facts(dataset),
             **_detail(found, request),
             "timing_s": {
                 "open": opened - started,

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from pynomaly_tasks.jobs.context import JobContext, Outcome
+from pynomaly_tasks.kinds.dataset_facts import dataset_facts
 from pynomaly_tasks.kinds.services import Services
 
 if TYPE_CHECKING:
@@ -91,14 +92,7 @@ def perform(context: JobContext, request: ProfileDatasetRequest, services: Servi
         )
         warnings = [*dataset.warnings, *profile.pop("warnings")]
         detail = {
-            "dataset": {
-                "source": dataset.source,
-                "name": dataset.name,
-                "format": dataset.format,
-                "n_rows": dataset.n_rows,
-                "n_columns": len(dataset.columns),
-                "size_bytes": dataset.size_bytes,
-            },
+            "dataset": dataset_facts(dataset),
             **profile,
             "timing_s": {
                 "open": opened - started,

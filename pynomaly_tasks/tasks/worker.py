@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Sequence
 from typing import Any, Literal
 
 from celery import Celery
-from celery.signals import celeryd_after_setup, worker_init, worker_process_init
+from celery.signals import celeryd_after_setup, worker_process_init
 
 from pynomaly_tasks.bootstrap import app, current_platform
 from pynomaly_tasks.queueing.app import QUEUES
@@ -37,20 +38,28 @@ def build_worker(
     app.steps["worker"].add(Watch)
     app.steps["worker"].add(maintenance.Maintenance)
 
-    def choose_queues(instance: Any, **kwargs: Any) -> None:
+    def prepare_parent(instance: Any, **kwargs: Any) -> None:
         if not instance.app.amqp.queues._consume_from:
             instance.app.amqp.queues.select(list(queues))
-
-    def prepare_parent(**kwargs: Any) -> None:
+        _limit_threads(instance.concurrency)
         for module in preload:
             importlib.import_module(module)
         platform = current_platform()
         _ = platform.store, platform.runner  # migrated and checked before the first job
 
-    celeryd_after_setup.connect(choose_queues, weak=False)
-    worker_init.connect(prepare_parent, weak=False)
+    celeryd_after_setup.connect(prepare_parent, weak=False)
     worker_process_init.connect(_prepare_child, weak=False)
     return app
+
+
+def _limit_threads(concurrency: int) -> None:
+    """Share the cores out among the slots: each job's BLAS and OpenMP would otherwise take them all.
+
+    They read it when they are first imported, which is after this.
+    """
+    n_threads = str(max(1, (os.cpu_count() or 1) // concurrency))
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(variable, n_threads)
 
 
 def _prepare_child(**kwargs: Any) -> None:
