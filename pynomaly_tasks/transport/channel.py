@@ -184,6 +184,7 @@ class Reserving:
         queues = self._queue_cycle.consume(len(self.active_queues))
         if not queues:
             return
+        self.ledger.start()  # an idle worker gives back what dead ones held
         connection = self.client.connection
         if self._waits:
             command: tuple[Any, ...] = ("BRPOP", *map(self._wake_key, queues), self.wait_s)

@@ -92,7 +92,7 @@ class Ledger:
     def hold(self, tags: Iterable[str]) -> None:
         """Renew these until they are settled or dropped."""
         self._held.update(dict.fromkeys(tags))
-        self._start()
+        self.start()
 
     def holds(self, tag: str) -> bool:
         """Whether it is neither settled nor dropped."""
@@ -106,13 +106,13 @@ class Ledger:
             self._acks.append(tag)
             self._held.pop(tag, None)
             self._notify()
-            self._start()
+            self.start()
 
     def give_back(self, tag: str, place: str = NEXT) -> None:
         """Put the message back into its list, within `FLUSH_AFTER_S`."""
         if os.getpid() == self._pid:
             self._return(tag, place)
-            self._start()
+            self.start()
 
     def dropped(self, tag: str) -> None:
         """Nobody can settle it any more: give it back, unless it is settled."""
@@ -239,7 +239,8 @@ class Ledger:
             self._signalled = True
             self._signal.put(None)
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Start the thread; it ends when nobody consumes and nothing is held."""
         if self._thread is None or not self._thread.is_alive():
             with self._lock:
                 if self._thread is None or not self._thread.is_alive():

@@ -1,0 +1,119 @@
+"""A broker, its workers on kombu's transport or ours, and what their tasks did."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from typing import Any
+
+import redis
+from kombu import Connection
+
+from pynomaly_tasks.embedded.redis_server import RedisServer
+from support.processes import Program, Programs
+from support.waiting import wait_until
+
+OURS = "pynomaly_tasks.transport:Transport"
+PLAIN = ""
+SEP = "\x06\x16"
+
+
+class Fleet:
+    """Workers of `support.transport_app`. The broker is database 1, what the tasks write database 2."""
+
+    def __init__(
+        self,
+        server: RedisServer,
+        programs: Programs,
+        *,
+        lease_s: float = 2.0,
+        visibility_s: float = 3_600.0,
+        prefix: str = "",
+    ) -> None:
+        self.server = server
+        self.programs = programs
+        self.prefix = prefix
+        self.broker_url = f"{server.url}/1"
+        self.broker = redis.Redis.from_url(self.broker_url)
+        self.effects = redis.Redis.from_url(f"{server.url}/2")
+        self.env = {
+            "TRANSPORT_EFFECTS": f"{server.url}/2",
+            "TRANSPORT_LEASE_S": str(lease_s),
+            "TRANSPORT_VISIBILITY_S": str(visibility_s),
+            "TRANSPORT_PREFIX": prefix,
+            "PYTHONPATH": os.pathsep.join(["tests", os.environ.get("PYTHONPATH", "")]),
+        }
+
+    def close(self) -> None:
+        self.broker.close()
+        self.effects.close()
+
+    def worker(
+        self,
+        transport: str = OURS,
+        *arguments: str,
+        pool: str = "prefork",
+        slots: int = 2,
+        broker_url: str | None = None,
+        env: dict[str, str] | None = None,
+    ) -> Program:
+        """Start one and wait until it is ready."""
+        return self.programs.celery_worker(
+            "support.transport_app", "-P", pool, "-c", str(slots), "--loglevel", "WARNING", "-l", "INFO",
+            *arguments,
+            env={**self.env, "TRANSPORT": transport, "TRANSPORT_BROKER": broker_url or self.broker_url,
+                 **(env or {})},
+        )  # fmt: skip
+
+    def connection(self, transport: str = OURS, **options: Any) -> Connection:
+        """A kombu connection to the broker."""
+        return Connection(
+            self.broker_url,
+            transport=transport or None,
+            transport_options={"global_keyprefix": self.prefix, **options},
+        )
+
+    def submit(self, *numbers: int, transport: str = OURS, queue: str = "celery", **options: Any) -> None:
+        """Publish `work(number, ...)` for each."""
+        from celery import Celery
+
+        kwargs = {name: options.pop(name) for name in ("lasts_s", "gate") if name in options}
+        with (
+            Celery(set_as_current=False) as app,
+            self.connection(transport) as connection,
+            connection.Producer() as producer,
+        ):
+            for number in numbers:
+                app.send_task("work", (number,), kwargs, producer=producer, queue=queue, **options)
+
+    def ended(self) -> Counter[int]:
+        """How often each number ended."""
+        return self._counts("ends")
+
+    def started(self) -> Counter[int]:
+        """How often each number started."""
+        return self._counts("starts")
+
+    def _counts(self, name: str) -> Counter[int]:
+        found: dict[bytes, bytes] = self.effects.hgetall(name)  # type: ignore[assignment]  # not async
+        return Counter({int(number): int(count) for number, count in found.items()})
+
+    def wait_for_ends(self, count: int, timeout_s: float = 30.0) -> None:
+        """Until so many different numbers have ended."""
+        wait_until(lambda: self.effects.hlen("ends") >= count, timeout_s, f"{count} tasks to end")
+
+    def wait_for_start(self, number: int, times: int = 1, timeout_s: float = 20.0) -> None:
+        """Until this number has started so often."""
+        wait_until(lambda: self.started()[number] >= times, timeout_s, f"task {number} to start")
+
+    def n_unacked(self) -> int:
+        """Messages that workers hold."""
+        return int(self.broker.hlen(f"{self.prefix}unacked"))  # type: ignore[arg-type]  # not async
+
+    def n_waiting(self, queue: str = "celery") -> int:
+        """Messages in the queue's first list."""
+        return int(self.broker.llen(self.prefix + queue))  # type: ignore[arg-type]  # not async
+
+    def dead(self, queue: str = "celery") -> list[bytes]:
+        """Dead letters."""
+        return self.broker.lrange(f"{self.prefix}{queue}{SEP}dead", 0, -1)  # type: ignore[return-value]
