@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, or_, select, update
+from sqlalchemy import ColumnElement, func, or_, select, type_coerce, update
+from sqlalchemy.dialects.postgresql import JSONB
 
 from pynomaly_tasks.core.job import Attempt, DeadReason, Job, JobResult, JobState
 from pynomaly_tasks.errors import NotFound
@@ -212,4 +213,5 @@ class Reads:
         if self._db.is_sqlite:
             each: Any = func.json_each(jobs.c.tags).table_valued("value")
             return select(1).select_from(each).where(each.c.value == tag).correlate(jobs).exists()
-        return jobs.c.tags.contains([tag])
+        # Said to be JSONB: of a column with variants SQLAlchemy takes the first one's operators, here LIKE.
+        return type_coerce(jobs.c.tags, JSONB()).contains([tag])

@@ -12,6 +12,7 @@ from fastapi.responses import HTMLResponse
 
 from pynomaly_tasks.core.job import Job, JobResult, JobState
 from pynomaly_tasks.errors import NotFound
+from pynomaly_tasks.jobs.options import Tag
 from pynomaly_tasks.web.datasets import list_uploads
 from pynomaly_tasks.web.detectors import detector_forms
 from pynomaly_tasks.web.jobs import JobId, Seq
@@ -45,7 +46,7 @@ def show_jobs(
     request: Request,
     platform: PlatformDep,
     state: Annotated[JobState | Literal[""], Query()] = "",
-    kind: Annotated[str | None, Query(max_length=100)] = None,
+    kind: Annotated[Tag | Literal[""], Query()] = "",
     before: Seq = None,
 ) -> HTMLResponse:
     """All jobs, newest first."""
@@ -58,7 +59,7 @@ def show_jobs(
         kinds=sorted(platform.kinds),
         states=list(JobState),
         state=state,
-        kind=kind or "",
+        kind=kind,
         before=before,
         next_before=jobs[-1].seq if len(jobs) == _PAGE else None,
     )

@@ -47,7 +47,7 @@ def submit_job(
 def list_jobs(
     platform: PlatformDep,
     state: Annotated[list[JobState] | None, Query()] = None,
-    kind: Annotated[str | None, Query(min_length=1, max_length=100)] = None,
+    kind: Annotated[Tag | None, Query()] = None,
     tag: Annotated[Tag | None, Query()] = None,
     before: Seq = None,
     limit: Annotated[int, Query(ge=1, le=_LARGEST_PAGE)] = 50,

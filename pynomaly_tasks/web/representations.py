@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Self
+from datetime import UTC, datetime
+from typing import Annotated, Any, Self
 from urllib.parse import quote
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
@@ -28,6 +29,12 @@ _EXAMPLE: JsonDict = {
 }
 
 
+#: Every time zone's version of it is one that databases and calendars can hold.
+Instant = Annotated[
+    AwareDatetime, Field(ge=datetime(1970, 1, 2, tzinfo=UTC), lt=datetime(9999, 1, 1, tzinfo=UTC))
+]
+
+
 class SubmitJob(BaseModel):
     """A job to run. What ``request`` may hold depends on ``kind``."""
 
@@ -43,8 +50,8 @@ class SubmitJob(BaseModel):
     delay_s: float | None = Field(
         None, ge=0, description="Seconds to wait before it may start; excludes run_at."
     )
-    run_at: AwareDatetime | None = None
-    deadline_at: AwareDatetime | None = Field(None, description="Not started by then: a dead letter.")
+    run_at: Instant | None = None
+    deadline_at: Instant | None = Field(None, description="Not started by then: a dead letter.")
     time_limit_s: float | None = Field(None, gt=0, description="Of one attempt.")
     ordering_key: Key | None = Field(None, description="Jobs with one key run one at a time, in order.")
     tags: list[Tag] = Field(default_factory=list, max_length=20)
