@@ -2,12 +2,13 @@
 
 A New York taxi series and a table of heart recordings go through the queues: each is searched for
 anomalies, the table is profiled, a report is made and a notification sent. Then the anomalies
-found are laid beside the known ones.
+found are laid beside the known ones. With `make up` running, it runs by itself as well.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 from celery import chain
@@ -22,9 +23,11 @@ from pynomaly_tasks import (
     send_notification,
 )
 from pynomaly_tasks.cli import terminal
-from pynomaly_tasks.cli.progress import follow
+from pynomaly_tasks.cli.progress import follow, stands
+from pynomaly_tasks.core.job import JobState
 
 DATA = Path(__file__).with_name("data")
+TIME_LIMIT_S = 120.0
 
 
 def main() -> None:
@@ -42,20 +45,33 @@ def main() -> None:
     )
     profile = profile_dataset.delay("adbench/cardio.parquet")
 
-    follow_all = [
-        (detected.id, "detect   taxi series"),
-        (table.id, "detect   heart table"),
-        (profile.id, "profile  heart table"),
-    ]
-    follow(platform.store, [job for job, _ in follow_all], console, [label for _, label in follow_all])
-    sent.get(timeout=60)
-    chained = [(report.id, "report   taxi series"), (sent.id, "notify   taxi series")]
-    follow(platform.store, [job for job, _ in chained], console, [label for _, label in chained])
+    steps = {
+        detected.id: "detect   taxi series",
+        table.id: "detect   heart table",
+        profile.id: "profile  heart table",
+        report.id: "report   taxi series",
+        sent.id: "notify   taxi series",
+    }
+    seen = follow(
+        platform.store,
+        list(steps),
+        console,
+        labels=list(steps.values()),
+        timeout_s=TIME_LIMIT_S,
+        as_one=True,
+    )
+    for job in seen:
+        if job.state.is_final and job.state is not JobState.SUCCEEDED:
+            sys.exit(f"{steps[job.id]} {stands(job)}")
+    if len(seen) < len(steps) or not all(job.state.is_final for job in seen):
+        sys.exit(
+            f"not done after {TIME_LIMIT_S:g} s; the logs are in {platform.settings.data.directory}/logs"
+        )
 
     show(console, "taxi series", detected.id)
     show(console, "heart table", table.id)
     path = platform.artifacts.address(platform.store.get_result(report.id).artifacts["report.html"])
-    console.print(f"report   {path}")
+    console.print(f"\nreport   {path}", soft_wrap=True)
 
 
 def show(console: Console, title: str, job_id: str) -> None:

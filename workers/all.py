@@ -2,4 +2,6 @@
 
 from pynomaly_tasks.tasks.worker import build_worker
 
-app = build_worker(pool="prefork")
+app = build_worker(
+    pool="prefork", preload=["duckdb", "pyarrow.parquet", "sklearn.ensemble", "jinja2", "apprise"]
+)

@@ -2,69 +2,149 @@
 
 from __future__ import annotations
 
-from typing import Any
+import base64
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import orjson
 import rich_click as click
-from rich.table import Table
 
-from pynomaly_tasks.cli.terminal import console
-from pynomaly_tasks.core.job import DeadReason
+from pynomaly_tasks.cli.connection import connect
+from pynomaly_tasks.cli.terminal import change_each, print_json, print_table
+from pynomaly_tasks.cli.values import named_values
+from pynomaly_tasks.core.job import DeadLetter, DeadReason
+from pynomaly_tasks.errors import Conflict
+
+if TYPE_CHECKING:
+    from pynomaly_tasks.bootstrap import Platform
+
+_PAGE = 500
+_reasons = click.Choice([reason.value for reason in DeadReason])
 
 
 @click.group("dead-letters")
 def dead_letters() -> None:
-    """Look at dead letters and discard them; ``pynomaly jobs replay`` runs them again."""
+    """Look at dead letters, run their jobs again, or discard them."""
 
 
 @dead_letters.command("list")
-@click.option("--reason", type=click.Choice([reason.value for reason in DeadReason]))
+@click.option("--reason", type=_reasons)
 @click.option("--all", "everything", is_flag=True, help="The replayed and discarded ones too.")
-@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 1000))
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 10_000))
 def list_(reason: str | None, everything: bool, limit: int) -> None:
     """List dead letters, newest first."""
-    table = Table("id", "job", "kind", "reason", "attempts", "message", box=None)
-    letters = _store().list_dead_letters(
+    letters = connect().store.list_dead_letters(
         limit=limit, reason=DeadReason(reason) if reason else None, open_only=not everything
     )
-    for letter in letters:
-        table.add_row(
-            str(letter.id),
-            letter.job_id or "",
-            letter.kind or "",
-            letter.reason.value,
-            str(letter.n_attempts),
-            letter.message[:100],
-        )
-    console().print(table)
+    columns = ("id", "job", "kind", "queue", "reason", "attempts", "created", "settled", "message")
+    print_table(columns, [_row(letter) for letter in letters])
 
 
 @dead_letters.command()
 @click.argument("letter_id", type=int)
 def show(letter_id: int) -> None:
-    """Print a dead letter with its payload."""
-    letter = _store().get_dead_letter(letter_id)
-    click.echo(
-        orjson.dumps(
-            {"letter": {**_plain(letter), "payload": repr(letter.payload)}}, option=orjson.OPT_INDENT_2
-        ).decode()
-    )
+    """Print a dead letter with its payload as JSON."""
+    letter = connect().store.get_dead_letter(letter_id)
+    print_json({**asdict(letter), **_readable(letter.payload), "what_to_do": _what_to_do(letter)})
 
 
 @dead_letters.command()
 @click.argument("letter_ids", type=int, nargs=-1, required=True)
-def discard(letter_ids: tuple[int, ...]) -> None:
+@click.option(
+    "--edit",
+    "-e",
+    "edits",
+    multiple=True,
+    metavar="FIELD=VALUE",
+    help="Replaces a field of the request; FIELD=null removes it.",
+)
+def replay(letter_ids: tuple[int, ...], edits: tuple[str, ...]) -> None:
+    """Run the jobs of dead letters again as new ones; print the new ids."""
+    changes = named_values("--edit", edits)
+    platform = connect()
+
+    def replay_one(letter_id: int) -> str:
+        letter = platform.store.get_dead_letter(letter_id)
+        if letter.job_id is None or letter.replayed_as is not None:
+            raise Conflict(f"dead letter {letter_id}: {_what_to_do(letter)}")
+        return platform.replay(letter.job_id, changes).id
+
+    change_each(letter_ids, replay_one)
+
+
+@dead_letters.command()
+@click.argument("letter_ids", type=int, nargs=-1)
+@click.option("--reason", type=_reasons, help="Discard every open one with this reason.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be discarded.")
+def discard(letter_ids: tuple[int, ...], reason: str | None, dry_run: bool) -> None:
     """Decide against dead letters; they stay on record until their job is forgotten."""
-    for letter_id in letter_ids:
-        _store().discard(letter_id)
-        click.echo(f"{letter_id} discarded")
+    if bool(letter_ids) == bool(reason):
+        raise click.UsageError("Name dead letters by their ids, or all of one --reason; not both.")
+    platform = connect()
+
+    def discard_one(letter_id: int) -> str:
+        if not dry_run:
+            platform.store.discard(letter_id)
+            return f"{letter_id} discarded"
+        letter = platform.store.get_dead_letter(letter_id)
+        if _settled(letter):
+            raise Conflict(f"dead letter {letter_id} was discarded or replayed before")
+        return f"{letter_id} would be discarded"
+
+    change_each(letter_ids or _open_ids(platform, str(reason)), discard_one)
 
 
-def _plain(letter: Any) -> dict[str, Any]:
-    return {name: getattr(letter, name) for name in letter.__slots__}
+def _open_ids(platform: Platform, reason: str) -> list[int]:
+    ids: list[int] = []
+    while page := platform.store.list_dead_letters(
+        _PAGE, ids[-1] if ids else None, DeadReason(reason), open_only=True
+    ):
+        ids += [letter.id for letter in page]
+    return ids
 
 
-def _store() -> Any:
-    from pynomaly_tasks.bootstrap import current_platform
+def _row(letter: DeadLetter) -> tuple[str, ...]:
+    return (
+        str(letter.id),
+        letter.job_id or "",
+        letter.kind or "",
+        letter.queue,
+        letter.reason.value,
+        str(letter.n_attempts),
+        f"{letter.created_at:%Y-%m-%d %H:%M:%S}",
+        _settled(letter),
+        letter.message,
+    )
 
-    return current_platform().store
+
+def _settled(letter: DeadLetter) -> str:
+    if letter.replayed_as is not None:
+        return f"replayed as {letter.replayed_as}"
+    return "" if letter.discarded_at is None else "discarded"
+
+
+def _readable(payload: bytes) -> dict[str, Any]:
+    try:
+        return {"payload": orjson.loads(payload)}
+    except orjson.JSONDecodeError:
+        pass
+    try:
+        return {"payload": payload.decode()}
+    except UnicodeDecodeError:
+        return {"payload": None, "payload_base64": base64.b64encode(payload).decode()}
+
+
+def _what_to_do(letter: DeadLetter) -> str:
+    if letter.replayed_as is not None:
+        return f"was replayed as job {letter.replayed_as}; replay that one if it failed too"
+    if letter.discarded_at is not None:
+        return "was discarded; `pynomaly jobs replay` with its job id still runs it again"
+    if letter.job_id is None:
+        return (
+            "is a message that never became a job, so there is nothing to run again: mend what sent it, "
+            f"send it again, then `pynomaly dead-letters discard {letter.id}`"
+        )
+    return (
+        f"`pynomaly dead-letters replay {letter.id}` (with --edit FIELD=VALUE to change the request), "
+        f"or `pynomaly dead-letters discard {letter.id}`"
+    )

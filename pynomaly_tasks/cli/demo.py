@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
+import os
+import runpy
+import signal
 import sys
 from pathlib import Path
 
@@ -13,31 +14,44 @@ from pynomaly_tasks.errors import InvalidSettings
 from pynomaly_tasks.settings import load_settings
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+#: What a shell reports for a program that SIGTERM ended.
+_TERMINATED = 143
 
 
 @click.command()
-def demo() -> None:
-    """Detect, profile, report and notify on a real series and a real table, in under a minute."""
+@click.argument("script", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def demo(script: Path | None) -> None:
+    """Detect, profile, report and notify on a real series and a real table, in under a minute.
+
+    With SCRIPT, that Python program is run on the demo's platform instead; it may read datasets
+    from the directory it is in.
+    """
     from pynomaly_tasks.embedded.stack import EmbeddedStack
 
-    script = EXAMPLES / "demo.py"
+    script = script or EXAMPLES / "demo.py"
     if not script.is_file():
         raise InvalidSettings.of(
             "examples", f"{EXAMPLES} is not there: run the demo in a clone of the repository"
         )
     settings = load_settings()
-    directory = settings.data.directory.absolute() / "demo"
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(parents=True)
-    data = settings.data.model_copy(update={"directory": directory, "roots": (EXAMPLES / "data",)})
-    stack = EmbeddedStack(
-        settings.model_copy(update={"data": data, "web": settings.web.model_copy(update={"port": 0})})
+    data = settings.data.model_copy(
+        update={
+            "directory": settings.data.directory.absolute() / "demo",
+            "roots": (EXAMPLES / "data", script.absolute().parent),
+        }
     )
+    stack = EmbeddedStack(
+        settings.model_copy(update={"data": data, "web": settings.web.model_copy(update={"port": 0})}),
+        isolated=True,
+        fresh=True,
+    )
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
     click.echo("starting Redis, a worker, beat and the web page ...")
     with stack:
         click.echo(f"web page {stack.web_address} (redis: {stack.redis_flavour})")
-        done = subprocess.run([sys.executable, script], env=stack.environment, check=False)
+        # The script is a client as any other program is: it finds the platform by the environment.
+        os.environ.clear()
+        os.environ.update(stack.environment)
+        runpy.run_path(str(script), run_name="__main__")
         click.echo("ending ...")
-    if done.returncode:
-        sys.exit(done.returncode)
     click.echo("done; `make up` starts the platform to keep.")

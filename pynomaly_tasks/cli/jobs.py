@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from typing import Any
 
-import orjson
 import rich_click as click
-from rich.table import Table
 
-from pynomaly_tasks.cli.filters import filtered, job_filter
-from pynomaly_tasks.cli.progress import follow
-from pynomaly_tasks.cli.terminal import console
-from pynomaly_tasks.core.job import Job, JobState
-from pynomaly_tasks.errors import InvalidRequest
+from pynomaly_tasks.cli.connection import connect
+from pynomaly_tasks.cli.filters import filtered, job_filter, report_bulk, require_one_choice
+from pynomaly_tasks.cli.progress import follow, stands
+from pynomaly_tasks.cli.terminal import change_each, console, print_json, print_table
+from pynomaly_tasks.cli.values import named_values, request_object
+from pynomaly_tasks.core.job import FINAL_STATES, Job, JobState
+from pynomaly_tasks.errors import Conflict, JobAlreadyFinal
+
+_OPEN = [state for state in JobState if not state.is_final]
+_REPLAYED = [JobState.FAILED, JobState.CANCELLED, JobState.DEAD]
 
 
 @click.group()
@@ -24,136 +29,142 @@ def jobs() -> None:
 @click.argument("kind")
 @click.argument("request", default="{}")
 @click.option(
-    "--option", "-o", "options", multiple=True, help="NAME=JSON, such as priority=9; see JobOptions."
+    "--option",
+    "-o",
+    "options",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Such as priority=9, owner=me, delay_s=60 or tags='[\"nightly\"]'. A wrong name is told the right ones.",
 )
-@click.option("--wait", is_flag=True, help="Show the progress until the job has ended.")
+@click.option("--wait", "-w", is_flag=True, help="Show the progress until the job has ended.")
 def submit(kind: str, request: str, options: tuple[str, ...], wait: bool) -> None:
-    """Submit a job of KIND with REQUEST, a JSON object; print its id."""
-    platform = _platform()
-    named = {name: value or "true" for name, _, value in (option.partition("=") for option in options)}
-    job = platform.submit(
-        kind, _json("request", request), **{name: _json(name, value) for name, value in named.items()}
+    """Submit a job of KIND with REQUEST, a JSON object (- reads it from standard input); print its id."""
+    from pynomaly_tasks.jobs.submission import Submission
+
+    platform = connect()
+    submission = Submission(
+        kind=kind, request=request_object(request), options=named_values("--option", options)
     )
+    job = platform.submitter.submit(submission)
     click.echo(job.id)
     if wait:
         _wait([job.id])
 
 
 @jobs.command("list")
-@filtered
-@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 1000))
+@filtered()
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 10_000))
 def list_(limit: int, **which: Any) -> None:
     """List jobs, newest first."""
-    table = Table("job", "kind", "state", "attempt", "progress", "created", "error", box=None, pad_edge=False)
-    for column in table.columns:
-        column.no_wrap = True
-    for job in _platform().store.select_jobs(job_filter(**which), limit=limit):
-        table.add_row(
-            job.id,
-            job.kind,
-            job.state.value,
-            str(job.attempt),
-            _progress(job),
-            f"{job.created_at:%Y-%m-%d %H:%M:%S}",
-            "" if job.error is None else f"{job.error.type}: {job.error.message}"[:80],
-        )
-    console().print(table)
+    found = connect().store.select_jobs(job_filter(**which), limit=limit)
+    print_table(
+        ("job", "kind", "state", "attempt", "progress", "created", "error"), [_row(job) for job in found]
+    )
 
 
 @jobs.command()
 @click.argument("job_id")
 def show(job_id: str) -> None:
-    """Print a job, its attempts and its result as JSON."""
-    store = _platform().store
-    job = store.get_job(job_id)
-    answer: dict[str, Any] = {"job": job, "attempts": store.list_attempts(job_id)}
+    """Print a job, its attempts and its whole result as JSON, with the addresses of its files."""
+    platform = connect()
+    job = platform.store.get_job(job_id)
+    answer: dict[str, Any] = {"job": job, "attempts": platform.store.list_attempts(job_id)}
     if job.state is JobState.SUCCEEDED:
-        answer["artifacts"] = store.get_result(job_id).artifacts
-    click.echo(orjson.dumps(answer, option=orjson.OPT_INDENT_2).decode())
+        result = answer["result"] = platform.store.get_result(job_id)
+        answer["files"] = {name: platform.artifacts.address(key) for name, key in result.artifacts.items()}
+    print_json(answer)
 
 
 @jobs.command()
 @click.argument("job_ids", nargs=-1, required=True)
-def wait(job_ids: tuple[str, ...]) -> None:
+@click.option("--timeout", "timeout_s", type=click.FloatRange(min=0), help="Give up after this many seconds.")
+def wait(job_ids: tuple[str, ...], timeout_s: float | None) -> None:
     """Show the progress of jobs until all have ended; exit code 1 unless all succeeded."""
-    _wait(job_ids)
+    _wait(job_ids, timeout_s)
 
 
 @jobs.command()
 @click.argument("job_ids", nargs=-1)
-@filtered
+@filtered(_OPEN)
 @click.option("--reason", default="", help="Kept with the job.")
-@click.option("--dry-run", is_flag=True, help="Only say how many jobs the filter matches.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be cancelled.")
 def cancel(job_ids: tuple[str, ...], reason: str, dry_run: bool, **which: Any) -> None:
     """Cancel jobs by id, or every open job that passes the filter."""
-    controls = _platform().controls
-    for job_id in job_ids:
-        click.echo(f"{job_id} {_stands(controls.cancel(job_id, reason))}")
-    if not job_ids:
-        _report(controls.cancel_where(_some_filter(which), reason=reason, dry_run=dry_run), dry_run)
+    require_one_choice(job_ids, which)
+    platform = connect()
+
+    def cancel_one(job_id: str) -> str:
+        if not dry_run:
+            return f"{job_id} {stands(platform.cancel(job_id, reason))}"
+        job = platform.store.get_job(job_id)
+        if job.state.is_final:
+            raise JobAlreadyFinal(f"job {job_id} is {job.state} already")
+        return f"{job_id} is {job.state} and would be cancelled"
+
+    if job_ids:
+        change_each(job_ids, cancel_one)
+    else:
+        bulk = platform.controls.cancel_where(job_filter(**which), reason=reason, dry_run=dry_run)
+        report_bulk(bulk, dry_run=dry_run)
 
 
 @jobs.command()
 @click.argument("job_ids", nargs=-1)
-@filtered
+@filtered(_REPLAYED)
 @click.option(
-    "--edit", "-e", "edits", multiple=True, help="FIELD=JSON, replaces a field; FIELD=null removes it."
+    "--edit",
+    "-e",
+    "edits",
+    multiple=True,
+    metavar="FIELD=VALUE",
+    help="Replaces a field of the request; FIELD=null removes it.",
 )
-@click.option("--dry-run", is_flag=True, help="Only say how many jobs the filter matches.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be replayed.")
 def replay(job_ids: tuple[str, ...], edits: tuple[str, ...], dry_run: bool, **which: Any) -> None:
-    """Run ended jobs again as new ones: by id, or every failed, cancelled or dead one that passes the filter."""
-    controls = _platform().controls
-    changes = {name: _json(name, value) for name, _, value in (edit.partition("=") for edit in edits)}
-    for job_id in job_ids:
-        click.echo(controls.replay(job_id, changes).id)
-    if not job_ids:
-        _report(controls.replay_where(_some_filter(which), edits=changes, dry_run=dry_run), dry_run)
+    """Run ended jobs again as new ones: by id, or every failed, cancelled or dead one that passes the filter.
+
+    Prints the ids of the new jobs.
+    """
+    require_one_choice(job_ids, which)
+    changes = named_values("--edit", edits)
+    platform = connect()
+
+    def replay_one(job_id: str) -> str:
+        if not dry_run:
+            return platform.replay(job_id, changes).id
+        job = platform.store.get_job(job_id)
+        if job.state not in FINAL_STATES:
+            raise Conflict(f"job {job_id} is {job.state}; only an ended job can be replayed, cancel it first")
+        return f"{job_id} is {job.state} and would be replayed"
+
+    if job_ids:
+        change_each(job_ids, replay_one)
+    else:
+        bulk = platform.controls.replay_where(job_filter(**which), edits=changes, dry_run=dry_run)
+        report_bulk(bulk, dry_run=dry_run)
 
 
-def _platform() -> Any:
-    from pynomaly_tasks.bootstrap import current_platform
+def _wait(job_ids: Sequence[str], timeout_s: float | None = None) -> None:
+    # On a terminal bars on standard error, and the ends on standard output; else one line a change.
+    is_live = sys.stderr.isatty()
+    seen = follow(connect().store, job_ids, console(stderr=is_live), timeout_s=timeout_s)
+    if is_live:
+        for job in seen:
+            click.echo(f"{job.id} {stands(job)}")
+    if any(not job.state.is_final for job in seen):
+        click.echo(f"pynomaly: not all jobs have ended after {timeout_s:g} s", err=True)
+    if any(job.state is not JobState.SUCCEEDED for job in seen):
+        sys.exit(1)
 
-    return current_platform()
 
-
-def _wait(job_ids: Any) -> None:
-    ended = follow(_platform().store, job_ids, console(stderr=True))
-    for job in ended:
-        click.echo(f"{job.id} {_stands(job)}")
-    if any(job.state is not JobState.SUCCEEDED for job in ended):
-        raise SystemExit(1)
-
-
-def _stands(job: Job) -> str:
-    if job.state is JobState.RUNNING and job.cancel_requested_at is not None:
-        return "is asked to stop"
+def _row(job: Job) -> tuple[str, ...]:
+    progress = job.progress
     return (
-        job.state.value if job.error is None else f"{job.state.value}: {job.error.type}: {job.error.message}"
+        job.id,
+        job.kind,
+        job.state.value,
+        str(job.attempt),
+        "" if progress is None else f"{progress.current}/{progress.total} {progress.status}",
+        f"{job.created_at:%Y-%m-%d %H:%M:%S}",
+        "" if job.error is None else f"{job.error.type}: {job.error.message}",
     )
-
-
-def _progress(job: Job) -> str:
-    return (
-        "" if job.progress is None else f"{job.progress.current}/{job.progress.total} {job.progress.status}"
-    )
-
-
-def _some_filter(which: dict[str, Any]) -> Any:
-    if not any(which.values()):
-        raise InvalidRequest.of("job_ids", "name jobs, or give a filter (--state, --kind, --tag, --owner)")
-    return job_filter(**which)
-
-
-def _report(bulk: Any, dry_run: bool) -> None:
-    click.echo(f"{bulk.n_matched} jobs match" + ("; nothing was changed" if dry_run else ""))
-    for job_id in bulk.changed:
-        click.echo(job_id)
-    for job_id, reason in bulk.refused.items():
-        click.echo(f"{job_id} refused: {reason}", err=True)
-
-
-def _json(name: str, text: str) -> Any:
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        raise InvalidRequest.of(name, f"is not JSON: {error}; quote strings, as in '\"text\"'") from None

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import rich_click as click
 
+from pynomaly_tasks.cli.connection import connect
 from pynomaly_tasks.core.redact import mask_url
-from pynomaly_tasks.settings import load_settings
 
 
 @click.group()
@@ -16,9 +16,8 @@ def store() -> None:
 @store.command()
 def migrate() -> None:
     """Bring the tables to this version. Every process does so at its start; run it before a roll-out."""
-    from pynomaly_tasks.bootstrap import build_platform
+    platform = connect()
     from pynomaly_tasks.store.store import HEAD
 
-    settings = load_settings()
-    _ = build_platform(settings).store
-    click.echo(f"{mask_url(settings.store_url())} is at {HEAD}")
+    _ = platform.store  # brought to this version when it is opened
+    click.echo(f"{mask_url(platform.settings.store_url())} is at {HEAD}")

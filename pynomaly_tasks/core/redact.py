@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 
-_PASSWORD = re.compile(r"(://[^:/@?]*):[^@/]*@")
-_QUERY_VALUE = re.compile(r"([?&][^=&]+)=[^&]*")
+# Up to the last "@": a password that was not percent-encoded may hold "/", "?" and "@" itself.
+_USER_INFO = re.compile(r"(?<=://)(?!/)([^:/?@]*)(:?).*@", re.DOTALL)
+_QUERY_VALUE = re.compile(r"([?&])([^=&]*)=?[^&]*")
+#: Where a name without a password is more likely a password without a name.
+_NAMELESS = ("redis://", "rediss://")
 
 
 def mask_url(url: str) -> str:
@@ -13,7 +16,23 @@ def mask_url(url: str) -> str:
 
     >>> mask_url("redis://user:secret@host:6379/1?password=x")
     'redis://user:***@host:6379/1?password=***'
-    >>> mask_url("sqlite:////data/jobs.sqlite3")
-    'sqlite:////data/jobs.sqlite3'
+    >>> mask_url("redis://:not/en?coded@all@host")
+    'redis://:***@host'
+    >>> mask_url("redis://secret@host"), mask_url("postgresql://user@host/jobs")
+    ('redis://***@host', 'postgresql://user@host/jobs')
+    >>> mask_url("sqlite:////data/me@home/jobs.sqlite3")
+    'sqlite:////data/me@home/jobs.sqlite3'
     """
-    return _QUERY_VALUE.sub(r"\1=***", _PASSWORD.sub(r"\1:***@", url))
+
+    def masked(found: re.Match[str]) -> str:
+        name, colon = found.groups()
+        if not colon and url.startswith(_NAMELESS):
+            return "***@"
+        return f"{name}:***@" if colon else found.group()
+
+    return _QUERY_VALUE.sub(_masked_value, _USER_INFO.sub(masked, url))
+
+
+def _masked_value(found: re.Match[str]) -> str:
+    separator, name = found.groups()
+    return f"{separator}{name}=***" if "=" in found.group() else f"{separator}***"

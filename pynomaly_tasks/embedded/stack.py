@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from threading import Event
 from types import TracebackType
-from typing import Self
+from typing import IO, Self
 
 import orjson
 
 from pynomaly_tasks.embedded.processes import ProcessGroup, ProcessSpec
 from pynomaly_tasks.embedded.redis_server import RedisServer
+from pynomaly_tasks.errors import Conflict
 from pynomaly_tasks.settings import EMBEDDED_ENV_FILE, Settings
 
 #: Where the processes of the Procfile are found, whatever directory the stack is started in.
 _ROOT = Path(__file__).resolve().parents[2]
+_LOCK_FILE = "embedded.lock"
+#: Would lead the processes of this stack to another Redis than its own.
+_OTHER_REDIS = frozenset(
+    {"PYNOMALY_REDIS"} | {f"PYNOMALY_REDIS__{name}_URL" for name in ("BROKER", "RESULTS", "STREAMS")}
+)
 
 
 class EmbeddedStack:
     """A running platform of its own; a context manager that leaves no process behind.
 
-    Everything it keeps is in the data directory. While it runs, `embedded.env` there tells every
-    other process that uses the same directory where its Redis is.
+    Everything it keeps is in the data directory, which one stack at a time may use. While it runs,
+    `embedded.env` there tells every other process that uses the same directory where its Redis is.
     """
 
     def __init__(
@@ -33,14 +41,26 @@ class EmbeddedStack:
         *,
         restart: bool = False,
         flower: bool = False,
+        isolated: bool = False,
+        fresh: bool = False,
         on_exit: Callable[[str, int], None] | None = None,
     ) -> None:
+        """Nothing runs yet.
+
+        ``restart``: `watch` starts again what ends. ``isolated``: the processes know none of this
+        process' settings, such as a production database, but the data directory and its roots.
+        ``fresh``: what an earlier stack left in the data directory is deleted.
+        """
         self._settings = settings
         self.directory = settings.data.directory.absolute()
         self._flower = flower
         self._restart = restart
+        self._isolated = isolated
+        self._fresh = fresh
+        self._lock: IO[str] | None = None
+        self.log_directory = self.directory / "logs"
         self._redis = RedisServer(self.directory / "redis")
-        self._processes = ProcessGroup(self.directory / "logs", restart=restart, on_exit=on_exit)
+        self._processes = ProcessGroup(self.log_directory, restart=restart, on_exit=on_exit)
         self.web_address = ""
         self.flower_address = ""
 
@@ -52,10 +72,15 @@ class EmbeddedStack:
     @property
     def environment(self) -> dict[str, str]:
         """The environment of every process that belongs to this stack."""
-        return {**os.environ, **self._variables()}
+        kept = {name: value for name, value in os.environ.items() if not self._is_replaced(name.upper())}
+        return {**kept, **self._variables()}
 
     def start(self) -> None:
-        """Start everything and wait until it is ready. Raises Unavailable, with the log of what failed."""
+        """Start everything and wait until it is ready.
+
+        Raises Unavailable with the log of what failed, and Conflict where the directory is in use.
+        """
+        self._take_directory()
         self._redis.start()
         self._write_environment_file()
         python = sys.executable
@@ -67,9 +92,10 @@ class EmbeddedStack:
         self._processes.start(
             self._spec(
                 "worker",
-                [*celery, "-A", "workers.all", "worker", "-l", "INFO"],
+                # Alone on its Redis: it need not look for other workers, which takes a second.
+                [*celery, "-A", "workers.all", "worker", "--without-mingle", "--without-gossip"],
                 env,
-                ready=r"\bready\b",
+                ready=r"\bready\.",
                 stage=1,
             ),
             self._spec("web", [python, "-m", "workers.web"], env, ready=r"https?://\S+", stage=2),
@@ -110,11 +136,15 @@ class EmbeddedStack:
 
     def stop(self) -> None:
         """End everything, the web page first and Redis last."""
+        if self._lock is None:
+            return  # never started: the files are another stack's
         try:
             self._processes.stop()
         finally:
             (self.directory / EMBEDDED_ENV_FILE).unlink(missing_ok=True)
             self._redis.stop()
+            self._lock.close()
+            self._lock = None
 
     def __enter__(self) -> Self:
         """Running, or raises with nothing left behind."""
@@ -133,6 +163,29 @@ class EmbeddedStack:
     ) -> None:
         """Stopped."""
         self.stop()
+
+    def _take_directory(self) -> None:
+        # Two Redis servers that append to one file would destroy it.
+        self.directory.mkdir(parents=True, exist_ok=True)
+        lock = (self.directory / _LOCK_FILE).open("a")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            raise Conflict(
+                f"another embedded platform runs in {self.directory}; end it first, or name another "
+                "directory with PYNOMALY_DATA__DIRECTORY"
+            ) from None
+        self._lock = lock
+        if self._fresh:
+            for left in self.directory.iterdir():
+                if left.is_dir() and not left.is_symlink():
+                    shutil.rmtree(left)
+                elif left.name != _LOCK_FILE:
+                    left.unlink()
+
+    def _is_replaced(self, variable: str) -> bool:
+        return variable in _OTHER_REDIS or (self._isolated and variable.startswith("PYNOMALY_"))
 
     def _variables(self) -> dict[str, str]:
         return {

@@ -129,6 +129,11 @@ class CeleryQueue:
                 pipeline.llen(key)
             return sum(pipeline.execute())
 
+    def check_results(self) -> None:
+        """Raise BrokerUnavailable unless the Redis that keeps Celery's results answers."""
+        with mapped_errors(), self._app.backend.impatient():
+            self._app.backend.client.ping()
+
     def ready_ids(self, queue: str) -> set[str]:
         """Ids of the jobs whose message waits in the queue; reads the whole queue."""
         ids: set[str] = set()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from pynomaly_tasks.errors import BrokerUnavailable
 from pynomaly_tasks.realtime.streams import DASHBOARD_STREAM, DATA_FIELD
 from pynomaly_tasks.telemetry import get_logger
 
@@ -59,6 +60,15 @@ class StreamPublisher:
             self._fall_silent(error)
         else:
             self._speak_again()
+
+    def check(self) -> None:
+        """Raise BrokerUnavailable unless the Redis that keeps the streams answers."""
+        from redis.exceptions import RedisError
+
+        try:
+            self._connection().ping()
+        except (RedisError, OSError) as error:
+            raise BrokerUnavailable(f"the live streams gave no answer: {error}") from error
 
     def close(self) -> None:
         """Give the connections back; a later `publish` makes new ones."""

@@ -9,6 +9,7 @@ from celery.beat import Scheduler
 
 from pynomaly_tasks.queueing.app import TASK_PREFIX
 from pynomaly_tasks.tasks import logs
+from pynomaly_tasks.tasks.startup import settings_or_exit
 
 #: Changes beat by being imported.
 BEAT_MODULES = (logs,)
@@ -34,7 +35,8 @@ class FilelessScheduler(Scheduler):  # type: ignore[misc]  # Celery has no types
 
 
 def schedule(app: Celery) -> None:
-    """Give the app its schedule."""
+    """Give the app its schedule. Wrong settings end the process."""
+    settings_or_exit("beat")
     app.conf.beat_scheduler = FilelessScheduler
     app.conf.beat_schedule = {
         # `expires`: after an outage of the workers one of each is enough.

@@ -12,8 +12,8 @@ from celery.signals import celeryd_after_setup, worker_process_init
 
 from pynomaly_tasks.bootstrap import app, current_platform
 from pynomaly_tasks.queueing.app import QUEUES
-from pynomaly_tasks.settings import current_settings
 from pynomaly_tasks.tasks import detection, logs, maintenance, notifications, processing, reports, revoke
+from pynomaly_tasks.tasks.startup import settings_or_exit
 from pynomaly_tasks.tasks.watch import Watch
 
 #: Every module that defines tasks.
@@ -30,7 +30,7 @@ def build_worker(
     ``preload``: modules that the parent imports before it forks, which its children then share;
     they are imported only, since a parent that has used BLAS or polars hangs its children.
     """
-    settings = current_settings()
+    settings = settings_or_exit("worker")
     app.conf.worker_pool = pool
     app.conf.worker_concurrency = (
         settings.workers.cpu_concurrency if pool == "prefork" else settings.workers.io_concurrency
