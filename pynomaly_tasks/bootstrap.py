@@ -13,7 +13,6 @@ from pynomaly_tasks.jobs.context import Kind
 from pynomaly_tasks.jobs.submission import Submission
 from pynomaly_tasks.kinds import KINDS
 from pynomaly_tasks.queueing.app import build_app
-from pynomaly_tasks.settings import Settings, current_settings
 
 if TYPE_CHECKING:
     from pynomaly_tasks.datasets.opener import DatasetOpener
@@ -23,11 +22,19 @@ if TYPE_CHECKING:
     from pynomaly_tasks.jobs.submit import Submitter
     from pynomaly_tasks.queueing.queue import CeleryQueue
     from pynomaly_tasks.realtime.publisher import StreamPublisher
+    from pynomaly_tasks.settings import Settings
     from pynomaly_tasks.store.artifacts import ArtifactStore
     from pynomaly_tasks.store.store import Store
 
+
+def _settings() -> Settings:
+    from pynomaly_tasks.settings import current_settings
+
+    return current_settings()
+
+
 #: The Celery app. Importing it connects to nothing.
-app = build_app(current_settings, set_as_current=True)
+app = build_app(_settings, set_as_current=True)
 
 
 _kinds: dict[str, Kind] = dict(KINDS)
@@ -85,7 +92,7 @@ class Platform:
         """The broker."""
         from pynomaly_tasks.queueing.queue import CeleryQueue
 
-        celery = app if self.settings is current_settings() else build_app(lambda: self.settings)
+        celery = app if self.settings is _settings() else build_app(lambda: self.settings)
         return CeleryQueue(celery, self.settings.redis)
 
     @cached_property
@@ -197,7 +204,7 @@ def build_platform(settings: Settings) -> Platform:
 @lru_cache(maxsize=1)
 def _platform_of(pid: int) -> Platform:
     # By process id: a forked child builds its own, and shares nothing that holds a connection.
-    return build_platform(current_settings())
+    return build_platform(_settings())
 
 
 def current_platform() -> Platform:

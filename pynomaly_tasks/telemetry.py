@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Literal, TextIO, cast
+from typing import TYPE_CHECKING, Any, Literal, TextIO, cast
 
-import structlog
-from structlog.typing import FilteringBoundLogger, Processor
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger, Processor
+
+
+class _Logger:
+    """Loads structlog when something is logged: it takes longer to import than a job to submit."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, method: str) -> Any:
+        import structlog
+
+        return getattr(structlog.stdlib.get_logger(self._name), method)
 
 
 def get_logger(name: str) -> FilteringBoundLogger:
     """The logger of a module, for constant events with fields: ``log.info("job_settled", job_id=job.id)``."""
-    return cast("FilteringBoundLogger", structlog.stdlib.get_logger(name))
+    return cast("FilteringBoundLogger", _Logger(name))
 
 
 def configure_logging(
@@ -27,6 +39,8 @@ def configure_logging(
     ``structlog.contextvars.bind_contextvars`` are on every line of the thread or task that bound them.
     Calling it again replaces what was set before.
     """
+    import structlog
+
     stream = stream or sys.stderr
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -65,6 +79,8 @@ def configure_logging(
 
 
 def _renderers(format_name: str, stream: TextIO) -> list[Processor]:
+    import structlog
+
     if format_name == "json":
         # Without the variables of every frame: they hold secrets and data, and take seconds to print.
         tracebacks = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)

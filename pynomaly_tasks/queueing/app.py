@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery import Celery
 from kombu import Queue
 
-from pynomaly_tasks.settings import Settings
+if TYPE_CHECKING:
+    from pynomaly_tasks.settings import Settings
 
 TASK_PREFIX = "pynomaly.tasks."
 

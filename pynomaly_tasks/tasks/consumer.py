@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import structlog
 from celery.worker.consumer import Consumer
 from celery.worker.consumer.consumer import COLLECT_SOCKET_TIMEOUT, bound_open_broker_sockets
 
@@ -12,8 +11,9 @@ from pynomaly_tasks.bootstrap import current_platform
 from pynomaly_tasks.core.job import DeadReason
 from pynomaly_tasks.errors import Conflict, JobAlreadyFinal, NotFound, StoreUnavailable
 from pynomaly_tasks.queueing.guard import UNREADABLE, WHY
+from pynomaly_tasks.telemetry import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class JobConsumer(Consumer):  # type: ignore[misc]  # Celery has no types

@@ -7,13 +7,13 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-import structlog
 from celery import bootsteps
 
 from pynomaly_tasks.bootstrap import app, current_platform
 from pynomaly_tasks.errors import PynomalyError
+from pynomaly_tasks.telemetry import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _DAY_S = 86_400.0
 _BATCH = 500

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import structlog
 from billiard.exceptions import WorkerLostError
 from celery.worker.request import Request
 
@@ -14,8 +13,9 @@ from pynomaly_tasks.core.job import AttemptOutcome, DeadReason, JobError, JobSta
 from pynomaly_tasks.errors import Conflict, JobFailed, NotFound, PynomalyError
 from pynomaly_tasks.store.transitions import Settlement
 from pynomaly_tasks.tasks.identity import worker_id
+from pynomaly_tasks.telemetry import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class JobRequest(Request):  # type: ignore[misc]  # Celery has no types

@@ -11,17 +11,17 @@ import threading
 import time
 from typing import Any
 
-import structlog
 from celery import bootsteps
 from celery.worker import state
 
 from pynomaly_tasks.bootstrap import current_platform
 from pynomaly_tasks.errors import JobCancelled, PynomalyError, TimeLimitExceeded
 from pynomaly_tasks.tasks.identity import worker_id
+from pynomaly_tasks.telemetry import get_logger
 
 _REAP_EVERY_S = 0.5
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class Watch(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no types
