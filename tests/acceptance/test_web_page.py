@@ -140,9 +140,12 @@ def test_a_person_watches_progress_live_and_cancels(page, long_table):
     page.select_option("#detector", "lof")
     page.click("#submit")
     page.wait_for_url("**/jobs/*")
+    wait_for_state(page, "running")
+    page.get_by_text("Details").click()
     running = "window.shown.filter((state) => state.startsWith('running: ')).length"
     wait_until(lambda: page.evaluate(running) > 1, 60.0, "progress on the page")
 
+    expect(page.locator("details.fold")).to_have_attribute("open", "")  # progress closes nothing
     page.click("#cancel")
 
     wait_for_state(page, "cancelled")

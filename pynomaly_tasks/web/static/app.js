@@ -141,15 +141,14 @@ function watchJob(panel) {
   const job = () => $("#job", panel);
   if (FINAL.has(job().dataset.state)) return;
   const refresh = soon(() => htmx.trigger(panel, "stale"), 60);
-  const watcher = new Watcher(
-    job().dataset.job,
-    (update) => {
-      const same = update.state === job().dataset.state && String(update.attempt) === job().dataset.attempt;
-      if (same) showProgress(job(), update);
-      else refresh();
-    },
-    refresh,
-  );
+  // The panel is made anew only when there is news: what a person opened in it stays open.
+  const show = (update) => {
+    const same = update.state === job().dataset.state && String(update.attempt) === job().dataset.attempt;
+    if (same) showProgress(job(), update);
+    else refresh();
+  };
+  const look = soon(() => ask(`${API}/jobs/${encodeURIComponent(job().dataset.job)}`).then(show, () => setLive(false)), 60);
+  const watcher = new Watcher(job().dataset.job, show, look);
   panel.addEventListener("htmx:afterSettle", () => {
     if (FINAL.has(job().dataset.state)) watcher.close();
   });
@@ -181,10 +180,7 @@ async function act(button) {
     const job = await post(button.dataset.post);
     if ("follow" in button.dataset) location.assign(job.links.page);
     else if ("reload" in button.dataset) location.reload();
-    else {
-      button.textContent = "Cancelling…";
-      htmx.trigger($("#panel"), "stale");
-    }
+    else htmx.trigger($("#panel"), "stale");
   } catch (error) {
     toast(error.message);
     button.disabled = false;
