@@ -19,7 +19,10 @@ SEP = "\x06\x16"
 
 
 class Fleet:
-    """Workers of `support.transport_app`. The broker is database 1, what the tasks write database 2."""
+    """Workers of `support.transport_app`. The broker is database 1, what the tasks write database 2.
+
+    ``effects`` holds what the tasks write, where the broker's server will break.
+    """
 
     def __init__(
         self,
@@ -29,15 +32,17 @@ class Fleet:
         lease_s: float = 2.0,
         visibility_s: float = 3_600.0,
         prefix: str = "",
+        effects: RedisServer | None = None,
     ) -> None:
         self.server = server
         self.programs = programs
         self.prefix = prefix
         self.broker_url = f"{server.url}/1"
         self.broker = redis.Redis.from_url(self.broker_url)
-        self.effects = redis.Redis.from_url(f"{server.url}/2")
+        effects_url = f"{(effects or server).url}/2"
+        self.effects = redis.Redis.from_url(effects_url)
         self.env = {
-            "TRANSPORT_EFFECTS": f"{server.url}/2",
+            "TRANSPORT_EFFECTS": effects_url,
             "TRANSPORT_LEASE_S": str(lease_s),
             "TRANSPORT_VISIBILITY_S": str(visibility_s),
             "TRANSPORT_PREFIX": prefix,

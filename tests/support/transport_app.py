@@ -58,7 +58,7 @@ def effects() -> redis.Redis:
     """The client of the tasks, one a process."""
     global _effects
     if _effects is None:
-        _effects = redis.Redis.from_url(os.environ["TRANSPORT_EFFECTS"])
+        _effects = redis.Redis.from_url(os.environ["TRANSPORT_EFFECTS"], socket_timeout=None)
     return _effects
 
 
