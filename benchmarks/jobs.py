@@ -129,11 +129,11 @@ def workers(
                 process.wait()
 
 
-def wait_for(counter: redis.Redis, n_done: int) -> None:
+def wait_for(counter: redis.Redis, n_done: int, started: list[subprocess.Popen[bytes]]) -> None:
     """Until so many jobs have run."""
     end = time.monotonic() + TIMEOUT_S
     while int(counter.get("done") or 0) < n_done:
-        if time.monotonic() > end:
+        if time.monotonic() > end or any(process.poll() is not None for process in started):
             raise SystemExit(f"only {counter.get('done')} of {n_done} jobs ran")
         time.sleep(0.005)
 
@@ -149,11 +149,11 @@ def measure(
         counter.delete("done")
         n_waiting = n_jobs + 5 + (n_many if many else 0)
         with workers(module_name, env, directory) as started:
-            wait_for(counter, n_waiting)  # what was submitted above warms it up
+            wait_for(counter, n_waiting, started)  # what was submitted above warms it up
             counter.delete("done")
             before_s = cpu_s(started)
             sent = run_client(module_name, "one", n_jobs, env)
-            wait_for(counter, n_jobs + 5)
+            wait_for(counter, n_jobs + 5, started)
             wall_s = time.time() - sent["started_at_s"]
             time.sleep(0.3)
             worker_cpu_s = cpu_s(started) - before_s

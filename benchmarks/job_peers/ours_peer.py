@@ -15,7 +15,7 @@ class NoopRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def perform(context: JobContext, request: NoopRequest, services: object) -> Outcome:  # noqa: ARG001  as every kind
+def perform(context: JobContext, request: NoopRequest, services: object) -> Outcome:
     count()
     return Outcome()
 

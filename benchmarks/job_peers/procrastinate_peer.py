@@ -45,7 +45,7 @@ WORKERS = [
     [
         sys.executable,
         "-m",
-        "procrastinate.cli",
+        "procrastinate",
         "--app",
         "procrastinate_peer.app",
         "worker",
