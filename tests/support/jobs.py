@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import redis
 from celery import Celery
 
 from pynomaly_tasks.bootstrap import Platform
@@ -81,7 +82,10 @@ class Engine:
 
     def _answers(self, program: Program, node: str) -> bool:
         assert program.is_running(), f"the worker ended with {program.returncode}:\n{program.log_tail(60)}"
-        return bool(self.celery.control.inspect([node], timeout=0.5).ping())
+        try:
+            return bool(self.celery.control.inspect([node], timeout=0.5).ping())
+        except redis.ConnectionError:
+            return False  # a pooled connection of before Redis was restarted
 
     def request(self, **what: Any) -> dict[str, Any]:
         """A request of the kind `act`."""

@@ -121,12 +121,16 @@ class PostgresCluster:
         """Drop one that `new_database` made, whoever is still connected."""
         self.sql(f"DROP DATABASE IF EXISTS {url.rsplit('/', 1)[1]} WITH (FORCE)")
 
-    def restart(self) -> None:
-        """Kill the server as a crash would, and start it again on the same port."""
+    def stop(self) -> None:
+        """Kill the server as a crash would."""
         assert self._child is not None
         # The postmaster alone: its backends see it die and leave.
         self._child.signal_leader(signal.SIGKILL)
         self._child.kill()
+
+    def restart(self) -> None:
+        """Kill the server if it runs, and start it again on the same port."""
+        self.stop()
         (self.directory / "data" / "postmaster.pid").unlink(missing_ok=True)
         self._child = Child(
             self._command(self.directory / "data"), log=self.log, user=self.user, cwd=self.directory
