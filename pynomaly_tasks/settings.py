@@ -301,3 +301,13 @@ def load_settings() -> Settings:
 def current_settings() -> Settings:
     """The settings of this process, read once."""
     return load_settings()
+
+
+def limit_library_threads(n_threads: int) -> None:
+    """Give BLAS and OpenMP this many threads, unless the environment says otherwise.
+
+    Each slot's job would otherwise take every core. They look when they are first imported, so
+    call it before that.
+    """
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(variable, str(n_threads))

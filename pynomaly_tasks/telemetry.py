@@ -76,6 +76,8 @@ def configure_logging(
             root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(level.upper())
+    # Two lines of its own at every start say nothing about the jobs.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
 def _renderers(format_name: str, stream: TextIO) -> list[Processor]:

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Annotated, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
 Key = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f]+$")]
+# Beyond these years an instant cannot be told in every time zone.
+Instant = Annotated[
+    AwareDatetime, Field(ge=datetime(1970, 1, 2, tzinfo=UTC), le=datetime(9000, 1, 1, tzinfo=UTC))
+]
 Tag = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f]+$")]
 
 
 class JobOptions(BaseModel):
     """Options of one job. Each may be given to ``.apply_async()``, to ``submit`` and over HTTP."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
     queue: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,100}$")] | None = None
     priority: Annotated[int, Field(ge=0, le=9, strict=True, description="0 to 9, higher first")] = 0
     delay_s: Annotated[float, Field(ge=0, le=365 * 86_400, strict=True)] | None = None
-    run_at: AwareDatetime | None = None
-    deadline_at: AwareDatetime | None = Field(
+    run_at: Instant | None = None
+    deadline_at: Instant | None = Field(
         None, description="A job that has not started by then becomes a dead letter"
     )
-    time_limit_s: Annotated[float, Field(gt=0, strict=True)] | None = Field(None, description="Of one attempt")
+    time_limit_s: Annotated[float, Field(gt=0, strict=True)] | None = Field(
+        None, description="Of one attempt"
+    )
     idempotency_key: Key | None = None
     ordering_key: Key | None = None
     tags: Annotated[tuple[Tag, ...], Field(max_length=20)] = ()

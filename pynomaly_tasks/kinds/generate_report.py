@@ -16,14 +16,18 @@ from pynomaly_tasks.kinds.services import Results, Services
 class GenerateReportRequest(BaseModel):
     """Which jobs to report on."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
     POSITIONAL: ClassVar[tuple[str, ...]] = ("job",)
 
     job: JobReferences = Field(
         min_length=1, description="A job id, a job's summary, or a list of those; at most 20."
     )
     title: str | None = Field(
-        None, min_length=1, max_length=200, description="Unset: written from what was looked at."
+        None,
+        min_length=1,
+        max_length=200,
+        pattern=r"^[^\x00-\x1f\x7f]+$",
+        description="Unset: written from what was looked at.",
     )
 
 

@@ -41,7 +41,7 @@ def build_worker(
     def prepare_parent(instance: Any, **kwargs: Any) -> None:
         if not instance.app.amqp.queues._consume_from:
             instance.app.amqp.queues.select(list(queues))
-        _limit_threads(instance.concurrency)
+        limit_library_threads(max(1, (os.cpu_count() or 1) // instance.concurrency))
         for module in preload:
             importlib.import_module(module)
         platform = current_platform()
@@ -50,16 +50,6 @@ def build_worker(
     celeryd_after_setup.connect(prepare_parent, weak=False)
     worker_process_init.connect(_prepare_child, weak=False)
     return app
-
-
-def _limit_threads(concurrency: int) -> None:
-    """Share the cores out among the slots: each job's BLAS and OpenMP would otherwise take them all.
-
-    They read it when they are first imported, which is after this.
-    """
-    n_threads = str(max(1, (os.cpu_count() or 1) // concurrency))
-    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ.setdefault(variable, n_threads)
 
 
 def _prepare_child(**kwargs: Any) -> None:
