@@ -12,6 +12,7 @@ from celery.signals import celeryd_after_setup, worker_process_init
 
 from pynomaly_tasks.bootstrap import app, current_platform
 from pynomaly_tasks.queueing.app import QUEUES
+from pynomaly_tasks.settings import limit_library_threads
 from pynomaly_tasks.tasks import detection, logs, maintenance, notifications, processing, reports, revoke
 from pynomaly_tasks.tasks.startup import settings_or_exit
 from pynomaly_tasks.tasks.watch import Watch
