@@ -5,8 +5,10 @@ import sys
 from common import count
 from pydantic import BaseModel, ConfigDict
 
-from pynomaly_tasks import kinds
+from pynomaly_tasks.bootstrap import current_platform
 from pynomaly_tasks.jobs.context import JobContext, Kind, Outcome
+from pynomaly_tasks.tasks.register import job_task
+from pynomaly_tasks.tasks.worker import build_worker
 
 
 class NoopRequest(BaseModel):
@@ -20,16 +22,7 @@ def perform(context: JobContext, request: NoopRequest, services: object) -> Outc
     return Outcome()
 
 
-kinds.KINDS = {
-    **kinds.KINDS,
-    "noop": Kind(name="noop", queue="default", request_model=NoopRequest, perform=perform),
-}
-
-from pynomaly_tasks.bootstrap import current_platform  # noqa: E402  reads KINDS
-from pynomaly_tasks.tasks.register import job_task  # noqa: E402
-from pynomaly_tasks.tasks.worker import build_worker  # noqa: E402
-
-noop = job_task("noop")
+noop = job_task(Kind(name="noop", queue="default", request_model=NoopRequest, perform=perform))
 
 
 def submit() -> None:

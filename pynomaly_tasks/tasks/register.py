@@ -32,16 +32,16 @@ def job_task(kind: str | Kind) -> JobTask:
 
 
 def _make(kind: Kind) -> JobTask:
-    task: JobTask = app.register_task(
-        type(
-            kind.name,
-            (JobTask,),
-            {
-                "name": TASK_PREFIX + kind.name,
-                "kind": kind,
-                "__doc__": kind.request_model.__doc__,
-                "__module__": "pynomaly_tasks.tasks",
-            },
-        )()
-    )
+    name = TASK_PREFIX + kind.name
+    # Asking for the registered tasks makes all that are pending, this one perhaps among them.
+    made: JobTask | None = app.tasks.get(name)
+    if made is not None:
+        return made
+    attributes = {
+        "name": name,
+        "kind": kind,
+        "__doc__": kind.request_model.__doc__,
+        "__module__": "pynomaly_tasks.tasks",
+    }
+    task: JobTask = app.register_task(type(kind.name, (JobTask,), attributes)())
     return task
