@@ -24,7 +24,7 @@ DEFAULT_CONTAMINATION = 0.01
 class DetectionRequest(BaseModel):
     """What every kind of detection is told."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
 
     dataset: str = Field(min_length=1, max_length=4_096, description="path or address of the data")
     columns: tuple[ColumnName, ...] | None = Field(

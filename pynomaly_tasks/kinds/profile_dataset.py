@@ -22,7 +22,7 @@ ColumnName = Annotated[str, Field(min_length=1, max_length=1_000)]
 class ProfileDatasetRequest(BaseModel):
     """Which data, and how much of its profile to show."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
     POSITIONAL: ClassVar[tuple[str, ...]] = ("dataset",)
 
     dataset: str = Field(min_length=1, max_length=4_096, description="path or address of the data")

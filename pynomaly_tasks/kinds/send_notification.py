@@ -32,7 +32,7 @@ def _names(value: Any) -> Any:
 class SendNotificationRequest(BaseModel):
     """What to say, where, and about which jobs."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
     POSITIONAL: ClassVar[tuple[str, ...]] = ("job",)
 
     job: JobReferences = Field((), description="A job id, a job's summary, or a list of those.")

@@ -52,7 +52,7 @@ class DetectorSpec(BaseModel):
     ``params`` comes out complete: what was not given has its default.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
 
     name: str = Field(max_length=80, description="a detector of the catalogue, or pyod:<class>")
     params: dict[str, Any] = Field(default_factory=dict, validate_default=True, description="its parameters")

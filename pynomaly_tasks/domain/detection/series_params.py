@@ -13,7 +13,7 @@ MAX_POINTS = 5_000_000
 class SeriesParams(BaseModel):
     """What every series detector takes."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
 
     direction: Literal["both", "high", "low"] = Field(
         default="both", description="which departures count: above what was expected, below it, or both"

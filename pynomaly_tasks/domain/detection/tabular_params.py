@@ -18,7 +18,7 @@ Scaling = Annotated[
 class TabularParams(BaseModel):
     """What the parameters of every detector for tables have in common."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
 
 
 class IsolationForestParams(TabularParams):

@@ -20,7 +20,7 @@ class ThresholdRule(BaseModel):
     equal scores the earlier row.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
 
     method: Literal["contamination", "quantile", "level", "budget"] = Field(
         description="what the number means"
