@@ -49,6 +49,7 @@ SYSTEMS = {
     "procrastinate": ("procrastinate_peer", True, ("procrastinate",)),
 }
 TIMEOUT_S = 180.0
+N_WARM = 5
 
 
 def client(module_name: str, what: str, n_jobs: int) -> dict[str, float]:
@@ -59,9 +60,8 @@ def client(module_name: str, what: str, n_jobs: int) -> dict[str, float]:
         return {"prepared": float(prepare() is None)} if prepare else {}
     if what == "many" and module.submit_many is None:
         return {}
-    if what == "one":
-        for _ in range(5):
-            module.submit()  # connections, lazy imports
+    for _ in range(N_WARM):
+        module.submit()  # connections, lazy imports
     started_at_s, started_s, started_cpu_s = time.time(), time.perf_counter(), time.process_time()
     if what == "one":
         for _ in range(n_jobs):
@@ -147,13 +147,13 @@ def measure(
     many = run_client(module_name, "many", n_many, env)
     with redis.Redis.from_url(env["BENCH_REDIS"] + "/9") as counter:
         counter.delete("done")
-        n_waiting = n_jobs + 5 + (n_many if many else 0)
+        n_waiting = n_jobs + N_WARM + (n_many + N_WARM if many else 0)
         with workers(module_name, env, directory) as started:
             wait_for(counter, n_waiting, started)  # what was submitted above warms it up
             counter.delete("done")
             before_s = cpu_s(started)
             sent = run_client(module_name, "one", n_jobs, env)
-            wait_for(counter, n_jobs + 5, started)
+            wait_for(counter, n_jobs + N_WARM, started)
             wall_s = time.time() - sent["started_at_s"]
             time.sleep(0.3)
             worker_cpu_s = cpu_s(started) - before_s
@@ -166,7 +166,7 @@ def measure(
             else {}
         ),
         "jobs_per_s": n_jobs / wall_s,
-        "worker_cpu_ms": worker_cpu_s / (n_jobs + 5) * 1e3,
+        "worker_cpu_ms": worker_cpu_s / (n_jobs + N_WARM) * 1e3,
     }
 
 
