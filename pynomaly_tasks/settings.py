@@ -116,10 +116,10 @@ class JobSettings(Section):
     )
     promote_every_s: Seconds = Field(0.5, description="How often waiting jobs that are due are queued.")
     cancel_grace_s: Seconds = Field(
-        1.0, description="A cancelled job that has not stopped by itself is killed after this."
+        0.7, description="A cancelled job that has not stopped by itself is killed after this."
     )
     cancel_poll_s: Seconds = Field(
-        0.4, description="How often a worker looks for cancelled jobs among its own."
+        0.3, description="How often a worker looks for cancelled jobs among its own."
     )
     time_limit_s: Seconds = Field(3_600.0, description="Of one attempt, unless the job names another.")
     max_time_limit_s: Seconds = Field(4 * 3_600.0, description="The longest limit a job may name.")
