@@ -7,10 +7,12 @@ from collections.abc import Callable
 
 import pytest
 import redis
+from celery import Celery
 
 from pynomaly_tasks.core.job import JobState
 from pynomaly_tasks.embedded.redis_server import RedisServer
 from support.jobs import LEASE_S, Engine, EngineStarter, check_ended_once
+from support.processes import ROOT, Programs
 from support.tcp_proxy import TcpProxy
 from support.waiting import wait_until
 
@@ -144,3 +146,24 @@ def test_job_submitted_while_the_broker_is_down_is_accepted_quickly_and_runs_whe
     assert {job.state for job in ended} == {JobState.SUCCEEDED}
     assert len(engine.effects.list("start")) == 5
     assert worker.is_running()
+
+
+def test_control_plain_celery_runs_a_task_twice_when_a_second_worker_sees_it_unacknowledged_for_too_long(
+    programs: Programs, own_redis: RedisServer
+) -> None:
+    env = {
+        "CELERY_BROKER_URL": f"{own_redis.url}/1",
+        "CELERY_RESULT_BACKEND": f"{own_redis.url}/2",
+        "PYTHONPATH": str(ROOT / "tests"),
+    }
+    programs.celery_worker("support.tiny_celery_app", "-c", "1", "-l", "INFO", env=env)
+    with Celery(broker=env["CELERY_BROKER_URL"], backend=env["CELERY_RESULT_BACKEND"]) as app:
+        app.send_task("tiny.wait_for", ("gate",))
+    with own_redis.client(2) as backend, own_redis.client(1) as broker:
+        wait_until(lambda: backend.get("gate:starts") == b"1", 30, "the task to start")
+        wait_until(lambda: _oldest_unacked_s(broker) > 1.2, 30, "the visibility timeout to pass")
+
+        programs.celery_worker("support.tiny_celery_app", "-c", "1", "-l", "INFO", env=env)
+
+        wait_until(lambda: backend.get("gate:starts") == b"2", 30, "the same task to start again")
+        backend.rpush("gate", "go", "go")
