@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,8 @@ from celery import Celery
 from celery.app.task import Context
 from celery.exceptions import BackendError
 from kombu.exceptions import OperationalError
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from pynomaly_tasks.core.job import Job, JobState
 from pynomaly_tasks.errors import BrokerUnavailable
@@ -30,6 +33,7 @@ from pynomaly_tasks.settings import RedisSettings
 _SEPARATOR = "\x06\x16"  # kombu's, between a queue's name and its priority
 _SHOWN_CHARACTERS = 1_024
 _IDS_PER_READ = 1_000
+_STALE_CONNECTION_S = 1.0  #: a failure that takes longer is a broker that does not answer
 
 
 class CeleryQueue:
@@ -41,10 +45,13 @@ class CeleryQueue:
         self._local = threading.local()
 
     def publish(self, jobs: Sequence[Job]) -> None:
-        """Ring for each job; several go in one pipeline. Raises BrokerUnavailable."""
+        """Ring for each job; several go in one pipeline. Raises BrokerUnavailable, within a timeout."""
+        started_s = time.monotonic()
         try:
             self._publish(jobs)
         except BrokerUnavailable:
+            if time.monotonic() - started_s > _STALE_CONNECTION_S:
+                raise
             # A pooled connection that Redis closed shows at its first use. Ringing twice is harmless.
             self._publish(jobs)
 
@@ -152,6 +159,8 @@ class CeleryQueue:
                 self._settings.broker(),
                 socket_timeout=self._settings.socket_timeout_s,
                 socket_connect_timeout=self._settings.connect_timeout_s,
+                # By default redis-py repeats a command ten times; whoever asks here asks again.
+                retry=Retry(NoBackoff(), 1),
             )
         return client
 

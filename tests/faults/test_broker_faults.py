@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable
 
@@ -146,6 +147,22 @@ def test_job_submitted_while_the_broker_is_down_is_accepted_quickly_and_runs_whe
     assert {job.state for job in ended} == {JobState.SUCCEEDED}
     assert len(engine.effects.list("start")) == 5
     assert worker.is_running()
+
+
+def test_job_submitted_while_the_broker_does_not_answer_is_accepted_within_a_timeout(
+    engine: Engine, own_redis: RedisServer
+) -> None:
+    engine.submit()
+    own_redis.signal(signal.SIGSTOP)
+
+    began_s = time.monotonic()
+    job = engine.submit()
+    took_s = time.monotonic() - began_s
+    own_redis.signal(signal.SIGCONT)
+    engine.worker()
+
+    assert took_s < engine.settings.redis.socket_timeout_s + 3
+    assert engine.wait_for(job).state is JobState.SUCCEEDED
 
 
 def test_control_plain_celery_runs_a_task_twice_when_a_second_worker_sees_it_unacknowledged_for_too_long(
