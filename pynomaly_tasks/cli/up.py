@@ -47,7 +47,7 @@ def up(port: int | None, flower: bool, roots: tuple[Path, ...]) -> None:
         flower=flower,
         on_exit=lambda name, code: click.echo(f"{name} ended with {code}; it is started again", err=True),
     )
-    click.echo("starting Redis, a worker, beat and the web page ...", err=True)
+    click.echo("starting Redis, a worker, beat and the web page ...")
     with stack:
         stop = Event()
         for number in (signal.SIGINT, signal.SIGTERM):

@@ -98,7 +98,7 @@ class EmbeddedStack:
                 ready=r"\bready\.",
                 stage=1,
             ),
-            self._spec("web", [python, "-m", "workers.web"], env, ready=r"https?://\S+", stage=2),
+            self._spec("web", [python, "-m", "workers.web"], env, ready=r"https?://\S+", stage=1),
         )
         self._processes.start(
             self._spec(
@@ -113,7 +113,7 @@ class EmbeddedStack:
                     "--pidfile=",
                 ],
                 env,
-                stage=2,
+                stage=1,
             )
         )
         self.web_address = self._processes.wait_for_output("web", r"https?://[\w.:\[\]-]+", 1.0).group()
@@ -122,7 +122,7 @@ class EmbeddedStack:
 
     def _start_flower(self, celery: list[str], env: Mapping[str, str]) -> None:
         command = [*celery, "-A", "workers.flower", "flower", "--address=127.0.0.1", "--port=0"]
-        self._processes.start(self._spec("flower", command, env, ready=r"Visit me at", stage=2))
+        self._processes.start(self._spec("flower", command, env, ready=r"Visit me at", stage=1))
         found = self._processes.wait_for_output("flower", r"Visit me at (\S+)", 1.0)
         self.flower_address = found.group(1)
 
@@ -135,7 +135,7 @@ class EmbeddedStack:
             self._redis.start()  # on its port, with what its append-only file holds
 
     def stop(self) -> None:
-        """End everything, the web page first and Redis last."""
+        """End everything, Redis last."""
         if self._lock is None:
             return  # never started: the files are another stack's
         try:

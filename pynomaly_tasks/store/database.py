@@ -186,8 +186,17 @@ def mapped_errors() -> Iterator[None]:
     except (OperationalError, InterfaceError, PoolTimeout) as error:
         if getattr(getattr(error, "orig", None), "sqlite_errorname", "") == "SQLITE_ERROR":
             raise  # a mistake in the statement, which sqlite3 gives the same class
-        raise StoreUnavailable(f"the job store gave no answer: {getattr(error, 'orig', error)}") from error
+        raise StoreUnavailable(
+            f"the job store gave no answer: {_in_one_line(getattr(error, 'orig', error))}"
+        ) from error
     except DBAPIError as error:
         if error.connection_invalidated:
-            raise StoreUnavailable(f"the connection to the job store broke: {error.orig}") from error
+            raise StoreUnavailable(
+                f"the connection to the job store broke: {_in_one_line(error.orig)}"
+            ) from error
         raise
+
+
+def _in_one_line(error: object) -> str:
+    """What the driver says, often over several lines with advice."""
+    return " ".join(str(error).split())
