@@ -114,14 +114,14 @@ def test_child_forked_while_threads_use_sqlite_can_use_it(tmp_path_factory: pyte
     for thread in threads:
         thread.start()
     try:
-        codes = [_forked(lambda: store.get_job(job.id)) for _ in range(60)]
+        codes = [_forked(lambda: store.get_job(job.id)) for _ in range(40)]
     finally:
         stopped.set()
         for thread in threads:
             thread.join()
         store.close()
 
-    assert codes == [0] * 60
+    assert codes == [0] * 40
 
 
 def _forked(call: object, timeout_s: float = 10.0) -> int:
