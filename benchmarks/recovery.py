@@ -56,6 +56,7 @@ def one_kill(stack: Stack, gate: Gate, number: int) -> tuple[float, float]:
 
 def main() -> None:
     """Measure and print."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends what was started
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
