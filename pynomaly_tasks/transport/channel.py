@@ -32,6 +32,7 @@ _MAX_ACKS = 1_000  #: that one step takes along
 #: A server that says one of these will do better later: reconnecting is the way out.
 _PASSING = ("READONLY", "MISCONF", "LOADING", "MASTERDOWN", "BUSY", "OOM")
 _CLOSE_TIMEOUT_S = 2.0
+_ANSWER_S = 0.02  #: that an answer is waited for before the event loop goes on
 
 OPTIONS = ("lease_s", "wait_s", "max_message_bytes", "max_body_bytes", "accept_content_types", "on_malformed")
 
@@ -218,7 +219,13 @@ class Reserving:
         question, self._question = self._question, None
         if question is None:
             self._waits = False
-            raise Empty
+            if answer is None or not self.qos.can_consume():
+                raise Empty
+            # A message is there: ask at once, a turn of the event loop earlier.
+            self._brpop_start()
+            if not connection.can_read(timeout=_ANSWER_S):
+                raise Empty
+            return bool(self._brpop_read())
         n_taken = self._take(question, answer)
         self._waits = n_taken < question.limit
         if not self.deliver_arrived(None if self.connection.has_event_loop else 1):
@@ -237,13 +244,19 @@ class Reserving:
         n_delivered = 0
         while self._arrived and (limit is None or n_delivered < limit) and self.connection is not None:
             tag, queue, raw = self._arrived.popleft()
-            message = self._read(tag, queue, raw)
-            if message is None:
-                continue
-            n_delivered += 1
-            if queue in self._no_ack_queues:
-                self.ledger.acknowledge(tag)
-            self.connection._deliver(message, queue)
+            try:
+                message = self._read(tag, queue, raw)
+                if message is None:
+                    continue
+                n_delivered += 1
+                if queue in self._no_ack_queues:
+                    self.ledger.acknowledge(tag)
+                self.connection._deliver(message, queue)
+            except BaseException:
+                # What nobody was handed would be held for ever.
+                if tag not in self.qos._delivered:
+                    self.ledger.give_back(tag)
+                raise
         return n_delivered
 
     def _read(self: Any, tag: str, queue: str, raw: bytes) -> dict[str, Any] | None:
@@ -287,7 +300,11 @@ class Reserving:
                 raise Empty
             tag = self.ledger.tag(question.first_number, question.lists[answer[0]])
             self.ledger.hold([tag])
-            message: dict[str, Any] | None = self._read(tag, queue, answer[1])
+            try:
+                message: dict[str, Any] | None = self._read(tag, queue, answer[1])
+            except BaseException:
+                self.ledger.give_back(tag)
+                raise
             if message is not None:
                 return message
 

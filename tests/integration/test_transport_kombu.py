@@ -228,3 +228,20 @@ def test_message_is_renewed_while_its_holder_lives(redis_server: RedisServer, br
         assert broker.hlen("unacked") == 1
         message.ack()
         wait_until(lambda: not broker.exists("unacked"), 1, "the acknowledgement")
+
+
+def test_message_whose_consumer_raises_comes_back(connection: Connection, broker: redis.Redis) -> None:
+    publish(connection, 1, 2)
+
+    def fail(body: Any, message: Any) -> None:
+        raise LookupError(body)
+
+    with (
+        Consumer(connection, [Queue("q")], callbacks=[fail]),
+        pytest.raises(LookupError, match="1"),
+    ):
+        connection.drain_events(timeout=2)
+    gc.collect()
+
+    wait_until(lambda: broker.llen("q") == 2, 2, "both messages to lie in the queue")
+    wait_until(lambda: not broker.exists("unacked"), 1, "nothing to be held")

@@ -227,3 +227,16 @@ def test_purge_and_length_see_what_lies_in_the_queue(fleet: Fleet) -> None:
 
     assert (n_waiting, n_purged) == (4, 4)
     assert fleet.broker.exists(f"celery{SEP}9") == 0
+
+
+def test_worker_without_prefetch_takes_only_what_it_can_start(fleet: Fleet) -> None:
+    fleet.worker(OURS, "--disable-prefetch", slots=2)
+    fleet.submit(*range(6), gate="gate")
+    wait_until(lambda: len(fleet.started()) == 2, 10, "two tasks to start")
+    held = fleet.n_unacked(), fleet.n_waiting()
+
+    fleet.effects.rpush("gate", *range(6))
+    fleet.wait_for_ends(6)
+
+    assert held == (2, 4)
+    assert set(fleet.started().values()) == {1}
