@@ -173,6 +173,17 @@ class LogSettings(Section):
     format: Literal["console", "json"] = Field("console", description="For people, or for a log collector.")
 
 
+def _check_port(field: str, url: SecretStr) -> None:
+    try:
+        _ = urlsplit(url.get_secret_value()).port
+    except ValueError:
+        # The parser's own message would hold what it took for the port: often a piece of a password.
+        raise ValueError(
+            f"{field} has a port that is no number up to 65535; write the characters : / ? # @ of a "
+            "password percent-encoded"
+        ) from None
+
+
 class _EmbeddedFile(DotEnvSettingsSource):
     """`<data directory>/embedded.env`, while `pynomaly up` runs there; the environment wins over it."""
 
@@ -253,7 +264,9 @@ class Settings(BaseSettings):
                         f"redis.{name} starts with {scheme}://; it must be redis:// or rediss:// "
                         "(a Redis Cluster is not supported by Celery: use Sentinel or one server)"
                     )
+                _check_port(f"redis.{name}", secret)
         if self.store.url is not None:
+            _check_port("store.url", self.store.url)
             scheme = urlsplit(self.store.url.get_secret_value()).scheme
             if scheme not in {"sqlite", "postgresql+psycopg"}:
                 raise ValueError(

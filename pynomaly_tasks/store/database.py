@@ -29,6 +29,9 @@ _POSTGRESQL_OPTIONS = {
 }
 
 
+_NO_SQLITE_FILE = frozenset({"SQLITE_NOTADB", "SQLITE_CORRUPT"})
+
+
 class _ForkGate:
     """No process is forked while a thread of it is inside SQLite.
 
@@ -190,6 +193,8 @@ def mapped_errors() -> Iterator[None]:
             f"the job store gave no answer: {_in_one_line(getattr(error, 'orig', error))}"
         ) from error
     except DBAPIError as error:
+        if getattr(error.orig, "sqlite_errorname", "") in _NO_SQLITE_FILE:
+            raise StoreUnavailable(f"the job store cannot be read: {_in_one_line(error.orig)}") from error
         if error.connection_invalidated:
             raise StoreUnavailable(
                 f"the connection to the job store broke: {_in_one_line(error.orig)}"

@@ -113,3 +113,29 @@ def test_migrate_makes_the_tables_and_says_where(env: dict[str, str], tmp_path: 
 
     assert first.stdout == again.stdout
     assert first.stdout.startswith(f"sqlite:///{tmp_path / 'data' / 'jobs.sqlite3'} is at ")
+
+
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("REDIS__URL", "redis://:pa/s3cret@h"),
+        ("REDIS__BROKER_URL", "redis://:s3cret@h:s3cret"),
+        ("STORE__URL", "postgresql+psycopg://u:pa/s3cret@h/jobs"),
+    ],
+)
+def test_address_that_cannot_be_parsed_names_its_setting_and_no_secret(
+    env: dict[str, str], name: str, url: str
+) -> None:
+    said = refused("config", "check", env={**env, f"PYNOMALY_{name}": url})
+
+    assert name.lower().replace("__", ".") in said
+    assert "percent-encoded" in said
+    assert "s3cret" not in said
+
+
+def test_file_that_is_no_database_is_one_line(env: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("no database " * 1_000)
+
+    said = refused("jobs", "list", env={**env, "PYNOMALY_STORE__URL": f"sqlite:///{tmp_path / 'text'}"})
+
+    assert said == "the job store cannot be read: file is not a database"
