@@ -23,7 +23,7 @@ class JobConsumer(Consumer):  # type: ignore[misc]  # Celery has no types
         """Reconnect without closing the connection object.
 
         Celery 5.7.0 closes it and sets it to None here. Parts of the worker that still use it then
-        fail with "'NoneType' object has no attribute ...": Gossip each time, and, when a task over
+        fail with "'NoneType' object has no attribute ...": Gossip, and, when a task over
         Redis is acknowledged in that moment, the main process, which exits with 1.
         """
         log.warning("broker_connection_lost", error=repr(exc))
