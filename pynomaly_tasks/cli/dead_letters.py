@@ -10,6 +10,7 @@ import orjson
 import rich_click as click
 
 from pynomaly_tasks.cli.connection import connect
+from pynomaly_tasks.cli.filters import edited
 from pynomaly_tasks.cli.terminal import change_each, print_json, print_table
 from pynomaly_tasks.cli.values import named_values
 from pynomaly_tasks.core.job import DeadLetter, DeadReason
@@ -50,14 +51,7 @@ def show(letter_id: int) -> None:
 
 @dead_letters.command()
 @click.argument("letter_ids", type=int, nargs=-1, required=True)
-@click.option(
-    "--edit",
-    "-e",
-    "edits",
-    multiple=True,
-    metavar="FIELD=VALUE",
-    help="Replaces a field of the request; FIELD=null removes it.",
-)
+@edited
 def replay(letter_ids: tuple[int, ...], edits: tuple[str, ...]) -> None:
     """Run the jobs of dead letters again as new ones; print the new ids."""
     changes = named_values("--edit", edits)

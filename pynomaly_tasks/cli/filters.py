@@ -1,4 +1,4 @@
-"""The options that say which jobs are meant."""
+"""The options that say which jobs are meant, and how they are changed."""
 
 from __future__ import annotations
 
@@ -15,6 +15,16 @@ if TYPE_CHECKING:
     from pynomaly_tasks.store.reads import JobFilter
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+edited = click.option(
+    "--edit",
+    "-e",
+    "edits",
+    multiple=True,
+    metavar="FIELD=VALUE",
+    help="Replaces a field of the request; FIELD=null removes it.",
+)
 
 
 def filtered(states: Iterable[JobState] = tuple(JobState)) -> Callable[[F], F]:

@@ -9,7 +9,7 @@ from typing import Any
 import rich_click as click
 
 from pynomaly_tasks.cli.connection import connect
-from pynomaly_tasks.cli.filters import filtered, job_filter, report_bulk, require_one_choice
+from pynomaly_tasks.cli.filters import edited, filtered, job_filter, report_bulk, require_one_choice
 from pynomaly_tasks.cli.progress import follow, stands
 from pynomaly_tasks.cli.terminal import change_each, console, print_json, print_table
 from pynomaly_tasks.cli.values import named_values, request_object
@@ -111,14 +111,7 @@ def cancel(job_ids: tuple[str, ...], reason: str, dry_run: bool, **which: Any) -
 @jobs.command()
 @click.argument("job_ids", nargs=-1)
 @filtered(_REPLAYED)
-@click.option(
-    "--edit",
-    "-e",
-    "edits",
-    multiple=True,
-    metavar="FIELD=VALUE",
-    help="Replaces a field of the request; FIELD=null removes it.",
-)
+@edited
 @click.option("--dry-run", is_flag=True, help="Only say what would be replayed.")
 def replay(job_ids: tuple[str, ...], edits: tuple[str, ...], dry_run: bool, **which: Any) -> None:
     """Run ended jobs again as new ones: by id, or every failed, cancelled or dead one that passes the filter.
