@@ -86,7 +86,11 @@ class Controls:
     def replay_where(
         self, which: JobFilter, *, edits: Mapping[str, Any] | None = None, dry_run: bool = True
     ) -> Bulk:
-        """Replay every failed, cancelled or dead job that passes the filter; a dry run only counts them."""
+        """Replay every failed, cancelled or dead job that passes the filter; a dry run only counts them.
+
+        Those that were replayed before, or discarded, stay out: running it again changes nothing more.
+        """
+        which = replace(which, is_settled=False)
         states = [JobState.FAILED, JobState.CANCELLED, JobState.DEAD]
         return self._each(which, states, lambda job: self.replay(job.id, edits).id, dry_run)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, or_, select, type_coerce, update
+from sqlalchemy import ColumnElement, exists, func, or_, select, type_coerce, update
 from sqlalchemy.dialects.postgresql import JSONB
 
 from pynomaly_tasks.core.job import Attempt, DeadReason, Job, JobResult, JobState
@@ -15,7 +15,7 @@ from pynomaly_tasks.errors import NotFound
 from pynomaly_tasks.store.clock import server_now
 from pynomaly_tasks.store.database import Database
 from pynomaly_tasks.store.rows import attempt_from_row, job_from_row, result_from_row
-from pynomaly_tasks.store.tables import attempts, jobs, results
+from pynomaly_tasks.store.tables import attempts, dead_letters, jobs, results
 
 # SQLite allows 32,766 bound values a statement.
 _IDS_PER_QUERY = 5_000
@@ -31,6 +31,7 @@ class JobFilter:
     tag: str | None = None
     owner: str | None = None
     dead_reason: DeadReason | None = None
+    is_settled: bool | None = None  #: replayed as another job, or discarded
     created_before_at: datetime | None = None
     created_after_at: datetime | None = None
 
@@ -205,6 +206,8 @@ class Reads:
             conditions.append(jobs.c.created_at < which.created_before_at)
         if which.created_after_at is not None:
             conditions.append(jobs.c.created_at >= which.created_after_at)
+        if which.is_settled is not None:
+            conditions.append(_is_settled() if which.is_settled else ~_is_settled())
         if which.tag is not None:
             conditions.append(self._has_tag(which.tag))
         return conditions
@@ -215,3 +218,10 @@ class Reads:
             return select(1).select_from(each).where(each.c.value == tag).correlate(jobs).exists()
         # Said to be JSONB: of a column with variants SQLAlchemy takes the first one's operators, here LIKE.
         return type_coerce(jobs.c.tags, JSONB()).contains([tag])
+
+
+def _is_settled() -> ColumnElement[bool]:
+    later = jobs.alias("later")
+    replayed = exists().where(later.c.replay_of == jobs.c.id)
+    discarded = exists().where(dead_letters.c.job_id == jobs.c.id, dead_letters.c.discarded_at.is_not(None))
+    return or_(replayed, discarded)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pynomaly_tasks.errors import InvalidSettings
 from pynomaly_tasks.store.database import Database
 from pynomaly_tasks.store.dead_letters import DeadLetters
 from pynomaly_tasks.store.deliveries import Deliveries
@@ -30,6 +31,7 @@ class Store(Submissions, Transitions, Reads, DeadLetters, Retention):
             return
         from alembic import command
         from alembic.config import Config
+        from alembic.util import CommandError
 
         config = Config()
         config.set_main_option("script_location", str(MIGRATIONS))
@@ -37,7 +39,14 @@ class Store(Submissions, Transitions, Reads, DeadLetters, Retention):
             if not self._db.is_sqlite:
                 connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7305809)")
             config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            try:
+                command.upgrade(config, "head")
+            except CommandError as error:
+                raise InvalidSettings.of(
+                    "store.url",
+                    f"the database is of another version than this code ({HEAD}): {error}; "
+                    "run the newest version that has used it",
+                ) from error
 
     def close(self) -> None:
         """Close this process's connections."""

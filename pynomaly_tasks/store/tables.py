@@ -113,6 +113,12 @@ Index("ix_jobs_ordering", jobs.c.ordering_key, jobs.c.seq, postgresql_where=_is_
 Index("ix_jobs_state_seq", jobs.c.state, jobs.c.seq)
 Index("ix_jobs_finished", jobs.c.finished_at)
 Index(
+    "ix_jobs_replay_of",
+    jobs.c.replay_of,
+    postgresql_where=text("replay_of IS NOT NULL"),
+    sqlite_where=text("replay_of IS NOT NULL"),
+)
+Index(
     "ix_jobs_report_due",
     jobs.c.finished_at,
     postgresql_where=text("report_due"),

@@ -203,7 +203,7 @@ class Transitions:
             row = _locked(connection, job_id)
             state = JobState(row.state)
             if state.is_final:
-                raise JobAlreadyFinal(f"job {job_id} has {state}; nothing is left to cancel")
+                raise JobAlreadyFinal(f"job {job_id} has ended ({state}); nothing is left to cancel")
             if state is JobState.RUNNING:
                 changed = connection.execute(
                     update(jobs)

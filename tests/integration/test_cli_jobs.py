@@ -181,7 +181,7 @@ def test_cancel_by_id_goes_on_past_what_is_refused(idle: Idle) -> None:
     assert done.returncode == 1
     assert done.stdout == f"{first.id} cancelled\n{last.id} cancelled\n"
     assert done.stderr.splitlines() == [
-        f"pynomaly: job {ended.id} has dead; nothing is left to cancel",
+        f"pynomaly: job {ended.id} has ended (dead); nothing is left to cancel",
         "pynomaly: there is no job nobody",
     ]
 

@@ -83,6 +83,14 @@ def upgrade() -> None:
     )
     op.create_index("ix_jobs_finished", "jobs", ["finished_at"], unique=False)
     op.create_index(
+        "ix_jobs_replay_of",
+        "jobs",
+        ["replay_of"],
+        unique=False,
+        postgresql_where=sa.text("replay_of IS NOT NULL"),
+        sqlite_where=sa.text("replay_of IS NOT NULL"),
+    )
+    op.create_index(
         "ix_jobs_report_due",
         "jobs",
         ["finished_at"],
