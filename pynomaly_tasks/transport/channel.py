@@ -71,6 +71,7 @@ class Reserving:
     _question: Question | None = None
     _waits = False
     _shared_client: Any = None
+    _shared_pool: Any = None
     _own_client: redis.Redis | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -102,9 +103,10 @@ class Reserving:
     def conn_or_acquire(self: Any, client: Any = None) -> Iterator[Any]:
         """The client given, or the channel's one; kombu makes a new one on each call."""
         if client is None:
+            if self._shared_client is None or self._shared_pool is not self.pool:
+                # After a fork, or a close, there is another pool.
+                self._shared_client, self._shared_pool = self._create_client(), self.pool
             client = self._shared_client
-            if client is None or client.connection_pool is not self.pool:
-                client = self._shared_client = self._create_client()
         yield client
 
     @property
@@ -315,10 +317,11 @@ class Reserving:
             self.ledger.acknowledge(message.delivery_tag)
         return message
 
-    def basic_consume(self: Any, queue: str, no_ack: bool, *args: Any, **kwargs: Any) -> Any:
+    def basic_consume(self: Any, queue: str, *args: Any, **kwargs: Any) -> Any:
         """Consume from a queue."""
+        no_ack = args[0] if args else kwargs.get("no_ack", False)
         (self._no_ack_queues.add if no_ack else self._no_ack_queues.discard)(queue)
-        return super().basic_consume(queue, no_ack, *args, **kwargs)  # type: ignore[misc]
+        return super().basic_consume(queue, *args, **kwargs)  # type: ignore[misc]
 
     # ---- publishing
 
