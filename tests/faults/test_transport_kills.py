@@ -72,7 +72,8 @@ def lost_under_kills(
         n_started = sum(fleet.started().values())
         fleet.submit(*batch, transport=PLAIN, lasts_s=0.02)
         wait_until(some_more_started(fleet, n_started), 20, "a task to start")
-        time.sleep(rng.uniform(0.1, 1.0))
+        kill_at = time.monotonic() + rng.uniform(0.1, 1.0)
+        wait_until(lambda kill_at=kill_at: time.monotonic() >= kill_at, 2, "the moment to kill")
         worker.kill()
         running |= {number for number, count in fleet.started().items() if count > fleet.ended()[number]}
     fleet.submit(*numbers, transport=PLAIN)
