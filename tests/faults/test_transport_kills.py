@@ -47,14 +47,14 @@ def test_no_task_is_lost_while_workers_are_killed(fleet: Fleet) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 def test_kombu_loses_tasks_while_workers_are_killed(fleet: Fleet) -> None:
     """The control of the next test."""
     assert lost_under_kills(fleet, PLAIN, n_tasks=4_000, n_kills=60) > 0
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 def test_no_task_is_lost_in_150_kills(fleet: Fleet) -> None:
     assert lost_under_kills(fleet, OURS, n_tasks=4_000, n_kills=150) == 0
 
