@@ -40,16 +40,19 @@ class Submissions:
             ).scalar_one()
             rows = [_row(job, now) for job in new_jobs]
             dialect: Any = sqlite if self._db.is_sqlite else postgresql
-            statement = dialect.insert(jobs).on_conflict_do_nothing().returning(jobs.c.id)
-            created = set(connection.execute(statement, rows).scalars())
-            if any(job.ordering_key for job in new_jobs):
+            statement = dialect.insert(jobs).on_conflict_do_nothing().returning(jobs)
+            created = {row.id: job_from_row(row) for row in connection.execute(statement, rows)}
+            ordered = any(job.ordering_key for job in new_jobs)
+            if ordered:
                 promote(connection, only_ids=[job.id for job in new_jobs if job.ordering_key])
             add_job_events(
                 connection,
                 {job.id: {"kind": job.kind, "queue": job.queue} for job in new_jobs if job.id in created},
                 "submitted",
             )
-            stored = self._stored(connection, new_jobs)
+            # Read again only what may differ from what was written: usually nothing does.
+            unchanged = len(created) == len(new_jobs) and not ordered
+            stored = created if unchanged else self._stored(connection, new_jobs)
         return [(stored[job.id], job.id in created) for job in new_jobs]
 
     def _lock_ordering_keys(self, connection: Connection, new_jobs: Sequence[NewJob]) -> None:
