@@ -17,7 +17,12 @@ log = get_logger(__name__)
 
 
 class JobConsumer(Consumer):  # type: ignore[misc]  # Celery has no types
-    """Celery's consumer with two differences, each named at its method."""
+    """Celery's consumer with a few differences, each named at its method."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # Without Celery's mingle: it waits a second at every start for other workers to tell which
+        # tasks were revoked, and here the store remembers that.
+        super().__init__(*args, **{**kwargs, "without_mingle": True})
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         """Reconnect without closing the connection object.

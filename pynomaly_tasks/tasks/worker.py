@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import threading
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -24,12 +25,18 @@ WORKER_MODULES = (logs, revoke)
 
 
 def build_worker(
-    queues: Sequence[str] = tuple(QUEUES), *, pool: Literal["prefork", "threads"], preload: Sequence[str] = ()
+    queues: Sequence[str] = tuple(QUEUES),
+    *,
+    pool: Literal["prefork", "threads"],
+    preload: Sequence[str] = (),
+    warm: Sequence[str] = (),
 ) -> Celery:
     """The app as a worker for ``queues`` (``-Q``, ``-P`` and ``-c`` still win).
 
     ``preload``: modules that the parent imports before it forks, which its children then share;
     they are imported only, since a parent that has used BLAS or polars hangs its children.
+    ``warm``: modules so slow to import that the worker would be ready seconds later; each child
+    imports them beside its first wait for work.
     """
     settings = settings_or_exit("worker")
     app.conf.worker_pool = pool
@@ -43,15 +50,20 @@ def build_worker(
         if not instance.app.amqp.queues._consume_from:
             instance.app.amqp.queues.select(list(queues))
         limit_library_threads(max(1, (os.cpu_count() or 1) // instance.concurrency))
-        for module in preload:
-            importlib.import_module(module)
+        _import_all(preload)
         platform = current_platform()
         _ = platform.store, platform.runner  # migrated and checked before the first job
 
     celeryd_after_setup.connect(prepare_parent, weak=False)
-    worker_process_init.connect(_prepare_child, weak=False)
+
+    def prepare_child(**kwargs: Any) -> None:
+        _ = current_platform().runner
+        threading.Thread(target=_import_all, args=(warm,), name="warm-up", daemon=True).start()
+
+    worker_process_init.connect(prepare_child, weak=False)
     return app
 
 
-def _prepare_child(**kwargs: Any) -> None:
-    _ = current_platform().runner
+def _import_all(modules: Sequence[str]) -> None:
+    for module in modules:
+        importlib.import_module(module)
