@@ -268,5 +268,5 @@ def test_store_follows_the_rules_in_any_interleaving() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_store_follows_the_rules_in_2000_long_interleavings() -> None:
-    _run(2_000, 60)
+def test_store_follows_the_rules_in_300_long_interleavings() -> None:
+    _run(300, 60)
