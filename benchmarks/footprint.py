@@ -42,7 +42,7 @@ IMPORTS = {
 WORKERS = {
     "plain Celery (two trivial tasks)": "support.tiny_celery_app",
     "workers.all": "workers.all",
-    "workers.detection (scikit-learn, duckdb preloaded)": "workers.detection",
+    "workers.detection": "workers.detection",
     "workers.notifications (threads)": "workers.notifications",
 }
 TIMED = """
