@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from pynomaly_tasks.datasets.csv_dialect import open_quote, wrong_field_count
 from pynomaly_tasks.datasets.source import refused
 from pynomaly_tasks.errors import PynomalyError, SourceUnavailable
 
@@ -194,16 +195,14 @@ def explained(message: str) -> str:
     if "recursion depth" in message:
         return "holds JSON nested deeper than 128 levels; flatten it"
     line = re.search(r"(?:CSV Error on Line: |in line )(\d+)", message)
-    where = f"line {line.group(1)}: " if line else ""
+    number = int(line.group(1)) if line else None
+    where = "" if number is None else f"line {number}: "
     counts = re.search(r"Expected Number of Columns: (\d+) Found: (\d+)", message)
     if counts:
-        expected, found = counts.groups()
-        return (
-            f"{where}has {found} fields where the first line names {expected} columns; "
-            "quote values that hold the delimiter, or mend the line"
-        )
+        expected, found = map(int, counts.groups())
+        return wrong_field_count(number, found, expected)
     if "unterminated quote" in message or "quote should be followed" in message.lower():
-        return f'{where}a quoted value is never closed; double the quotes inside it ("")'
+        return open_quote(number)
     if "expected records" in message:
         return "is not JSON lines: each line must be an object with at least one key"
     if "/proc/self/fd/" in message and "Permission Error" in message:
