@@ -2,39 +2,36 @@
 
 from __future__ import annotations
 
-import base64
 import json
-import logging
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from queue import Empty
-from time import monotonic, time
+from time import monotonic
 from typing import Any
 
-import orjson
 import redis
-from kombu.utils import symbol_by_name
 from kombu.utils.scheduling import priority_cycle, round_robin_cycle
 
-from pynomaly_tasks.transport import guard, publishing, scripts
+from pynomaly_tasks.transport import arguments, guard, publishing, scripts
+from pynomaly_tasks.transport.dead_letters import bury
 from pynomaly_tasks.transport.ledger import NEXT, Ledger
 from pynomaly_tasks.transport.message import Message
 from pynomaly_tasks.transport.qos import QoS
 
-log = logging.getLogger(__name__)
-
 #: Most messages that one step takes, where the prefetch allows more.
 MAX_TAKEN = 100
 _MAX_ACKS = 1_000  #: that one step takes along
+MAX_PLACES = 1_000  #: queues whose keys are remembered
 #: A server that says one of these will do better later: reconnecting is the way out.
 _PASSING = ("READONLY", "MISCONF", "LOADING", "MASTERDOWN", "BUSY", "OOM")
 _CLOSE_TIMEOUT_S = 2.0
 _ANSWER_S = 0.02  #: that an answer is waited for before the event loop goes on
 
-OPTIONS = ("lease_s", "wait_s", "max_message_bytes", "max_body_bytes", "accept_content_types", "on_malformed")
+OPTIONS = ("lease_s", "wait_s", "max_message_bytes", "max_body_bytes", "accept_content_types", "on_malformed",
+           "keep_rejected")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,13 +65,18 @@ class Reserving:
     #: If it returns True, it has kept the message, and the queue's dead letters in Redis do not.
     on_malformed: Callable[[bytes, str, str], bool | None] | str | None = None
 
+    #: What is rejected and not requeued goes to the dead letters; kombu drops it.
+    keep_rejected = True
+
     _question: Question | None = None
     _waits = False
     _shared_client: Any = None
     _shared_pool: Any = None
     _own_client: redis.Redis | None = None
+    _lines: publishing.Lines | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._places: dict[tuple[str, int], publishing.Place] = {}
         self._arrived: deque[tuple[str, str, bytes]] = deque()
         self._no_ack_queues: set[str] = set()
         self._unseen_scripts = False
@@ -265,23 +267,14 @@ class Reserving:
         try:
             message = guard.read(raw, self.limits)
         except guard.Malformed as error:
-            self._bury(tag, queue, raw, str(error))
+            bury(self, tag, queue, raw, str(error))
+            return None
+        if misfit := arguments.find_error(message):
+            bury(self, tag, queue, raw, f"the arguments do not fit the task: {misfit}")
+            arguments.fail(message, misfit)
             return None
         message["properties"]["delivery_tag"] = tag
         return message
-
-    def _bury(self: Any, tag: str, queue: str, raw: bytes, reason: str) -> None:
-        log.error("message in %s cannot be delivered: %s", queue, reason)
-        hook = symbol_by_name(self.on_malformed) if self.on_malformed else None
-        if hook is not None:
-            try:
-                if hook(raw, queue, reason):
-                    self.ledger.acknowledge(tag)
-                    return
-            except Exception:
-                log.exception("on_malformed failed; the message goes to the queue's dead letters")
-        letter = {"raw": base64.b64encode(raw).decode(), "reason": reason, "queue": queue, "at": time()}
-        self.qos.bury(tag, self._key(f"{queue}{self.sep}dead"), orjson.dumps(letter))
 
     def _get(self: Any, queue: str) -> dict[str, Any]:
         """One message at once, for `basic_get`. Raises Empty."""
@@ -325,20 +318,41 @@ class Reserving:
 
     # ---- publishing
 
+    @property
+    def lines(self: Any) -> publishing.Lines:
+        """The connections that publish."""
+        lines: publishing.Lines | None = self._lines
+        client = self._plain_client
+        if lines is None or lines.client is not client:
+            lines = self._lines = publishing.Lines(client)
+        return lines
+
     def _put(self: Any, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
+        priority = self._get_message_priority(message, reverse=False)
+        place = self._places.get((queue, priority))
+        if place is None or place.expires_ms != self._expires.get(queue, 0):
+            if len(self._places) >= MAX_PLACES:
+                self._places.clear()  # somebody publishes to queues of many names, such as those of replies
+            place = self._places[queue, priority] = self._place(queue, priority)
         batch = kwargs.get("_publish_batch")
         if batch is not None:
-            batch.wake(self._wake_key(queue))
-            super()._put(queue, message, **kwargs)  # type: ignore[misc]
-            return
-        list_key = self._key(self._q_for_pri(queue, self._get_message_priority(message, reverse=False)))
-        expires: tuple[int, list[str]] = (0, [])
-        if queue in self._expires:
-            lists = [self._key(self._q_for_pri(queue, priority)) for priority in self.priority_steps]
-            expires = (self._expires[queue], lists)
-        publishing.put(
-            self._plain_client, list_key, self._wake_key(queue), self.global_keyprefix, message, expires
+            batch.put(place, message)
+        else:
+            publishing.put(self.lines, place, message)
+
+    def _place(self: Any, queue: str, priority: int) -> publishing.Place:
+        expires_ms = self._expires.get(queue, 0)
+        steps = self.priority_steps if expires_ms else ()
+        return publishing.Place(
+            list_key=self._key(self._q_for_pri(queue, priority)),
+            wake_key=self._wake_key(queue),
+            prefix=self.global_keyprefix,
+            expires_ms=expires_ms,
+            expiring_lists=tuple(self._key(self._q_for_pri(queue, step)) for step in steps),
         )
+
+    def _next_delivery_tag(self) -> str:
+        return publishing.tags.next()
 
     def create_publish_batch(self, max_size: int) -> publishing.PublishBatch:
         """A batch that is sent in one round trip."""

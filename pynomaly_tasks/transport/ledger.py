@@ -126,8 +126,16 @@ class Ledger:
         self._held.pop(tag, None)
         self._notify()
 
-    def forget(self, tag: str) -> None:
-        """It was settled in another way."""
+    def read(self, tag: str) -> bytes | None:
+        """The record of a message that this process holds. Raises redis errors."""
+        if os.getpid() != self._pid:
+            return None
+        record: bytes | None = self.client.hget(self.keys.unacked, tag)  # type: ignore[assignment]
+        return record
+
+    def bury(self, tag: str, dead_key: str, letter: bytes) -> None:
+        """Move a message to the dead letters. Raises redis errors."""
+        scripts.BURY.run(self.client, [self.keys.unacked, self.keys.index, dead_key], [tag, letter])
         self._held.pop(tag, None)
 
     def take_acknowledgements(self, limit: int) -> list[str]:

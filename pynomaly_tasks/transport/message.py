@@ -17,6 +17,7 @@ class Message(virtual.Message):  # type: ignore[misc]  # kombu has no types
     """kombu's message; when its last reference goes and it was not settled, it goes back to its queue."""
 
     _ledger: Ledger | None = None
+    _is_undecodable = False
 
     def __init__(self, payload: dict[str, Any], channel: Any = None, **options: Any) -> None:
         self._read_body = payload.pop(READ_BODY, None)
@@ -32,4 +33,15 @@ class Message(virtual.Message):  # type: ignore[misc]  # kombu has no types
         body, self._read_body = self._read_body, None
         if body is not None and (self.accept is None or self.content_type in self.accept):
             return body
-        return super()._decode()
+        try:
+            return super()._decode()
+        except Exception:
+            self._is_undecodable = True
+            raise
+
+    def ack(self, multiple: bool = False) -> None:
+        """Acknowledge it; one that could not be decoded, which Celery acknowledges too, is rejected."""
+        if self._is_undecodable:
+            self.reject()
+        else:
+            super().ack(multiple)

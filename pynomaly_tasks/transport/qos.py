@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import sys
 from typing import Any
 
 import redis
 from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
 
-from pynomaly_tasks.transport import scripts
+from pynomaly_tasks.transport.dead_letters import bury_rejected
 from pynomaly_tasks.transport.ledger import LAST, MARK
 
 log = logging.getLogger(__name__)
@@ -32,9 +33,11 @@ class QoS(kombu_redis.QoS):  # type: ignore[misc]  # kombu has no types
         virtual.QoS.ack(self, delivery_tag)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
-        """Drop the message, or put it behind the others as kombu does."""
+        """Put the message behind the others as kombu does, or into the dead letters."""
         if requeue:
             self.channel.ledger.give_back(delivery_tag, LAST)
+        elif self.channel.keep_rejected:
+            bury_rejected(self.channel, delivery_tag, sys.exception())
         else:
             self.channel.ledger.acknowledge(delivery_tag)
         virtual.QoS.ack(self, delivery_tag)
@@ -90,9 +93,3 @@ class QoS(kombu_redis.QoS):  # type: ignore[misc]  # kombu has no types
             for tag in overdue:
                 if not tag.startswith(MARK.encode()):
                     self.restore_by_tag(tag.decode(), client)
-
-    def bury(self, tag: str, dead_key: str, letter: bytes) -> None:
-        """Move an unreadable message to the dead letters."""
-        ledger = self.channel.ledger
-        scripts.BURY.run(ledger.client, [ledger.keys.unacked, ledger.keys.index, dead_key], [tag, letter])
-        ledger.forget(tag)

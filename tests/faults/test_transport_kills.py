@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import random
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 from pynomaly_tasks.embedded.redis_server import RedisServer
 from support.processes import Programs
 from support.transport import OURS, PLAIN, Fleet
+from support.transport_kills import KillRun
 from support.waiting import wait_until
+
+SEED = 20261122
 
 
 @pytest.fixture
@@ -42,50 +43,36 @@ def killed_when_it_took_one_of_three(fleet: Fleet, transport: str) -> dict[int, 
     return {number: fleet.ended()[number] for number in (1, 2, 3)}
 
 
+#: A run that had ended is repeated when its worker died before the acknowledgement was sent: 50 ms at
+#: most after the end, and what a busy machine adds.
+ACKNOWLEDGED_WITHIN_S = 1.0
+
+
 def test_no_task_is_lost_while_workers_are_killed(fleet: Fleet) -> None:
-    assert lost_under_kills(fleet, OURS, n_tasks=300, n_kills=6) == 0
+    expect_nothing_lost(fleet, n_tasks=300, n_kills=6)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
-def test_kombu_loses_tasks_while_workers_are_killed(fleet: Fleet) -> None:
-    """The control of the next test."""
-    assert lost_under_kills(fleet, PLAIN, n_tasks=4_000, n_kills=60) > 0
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(1_800)
 def test_no_task_is_lost_in_150_kills(fleet: Fleet) -> None:
-    assert lost_under_kills(fleet, OURS, n_tasks=4_000, n_kills=150) == 0
+    expect_nothing_lost(fleet, n_tasks=4_000, n_kills=150)
 
 
-def lost_under_kills(
-    fleet: Fleet, transport: str, *, n_tasks: int, n_kills: int, seed: int = 20261122
-) -> int:
-    """Publishes tasks all the while, and kills a worker group 0.1 to 1 s after its first task started."""
-    rng = random.Random(seed)
-    numbers = iter(range(n_tasks))
-    running: set[int] = set()
-    for _ in range(n_kills):
-        worker = fleet.worker(transport)
-        batch = [number for _, number in zip(range(n_tasks // n_kills), numbers, strict=False)]
-        n_started = sum(fleet.started().values())
-        fleet.submit(*batch, transport=PLAIN, lasts_s=0.02)
-        wait_until(some_more_started(fleet, n_started), 20, "a task to start")
-        kill_at = time.monotonic() + rng.uniform(0.1, 1.0)
-        wait_until(lambda kill_at=kill_at: time.monotonic() >= kill_at, 2, "the moment to kill")
-        worker.kill()
-        running |= {number for number, count in fleet.started().items() if count > fleet.ended()[number]}
-    fleet.submit(*numbers, transport=PLAIN)
-    fleet.worker(transport)
-    wait_until(lambda: not (fleet.n_unacked() or fleet.n_waiting()), 120, "an empty broker")
-    ended = fleet.ended()
-    doubled = {number for number, count in ended.items() if count > 1}
-    lost = set(range(n_tasks)) - set(ended)
-    print(f"{transport or 'kombu'}: {n_tasks} tasks, {n_kills} kills, seed {seed}: {len(lost)} lost, "
-          f"{len(doubled)} ended twice, {len(running)} were running when killed")  # fmt: skip
-    return len(lost)
+@pytest.mark.slow
+@pytest.mark.timeout(1_800)
+def test_kombu_loses_tasks_in_60_kills(fleet: Fleet) -> None:
+    """The control: the same run on kombu's own transport."""
+    outcome = KillRun(fleet, PLAIN, n_tasks=4_000, n_kills=60, seed=SEED).run()
+    print(f"\nkombu's transport: {outcome}")
+
+    assert outcome.lost
 
 
-def some_more_started(fleet: Fleet, than: int) -> Callable[[], bool]:
-    return lambda: sum(fleet.started().values()) > than
+def expect_nothing_lost(fleet: Fleet, *, n_tasks: int, n_kills: int) -> None:
+    outcome = KillRun(fleet, OURS, n_tasks=n_tasks, n_kills=n_kills, seed=SEED).run()
+    print(f"\nour transport: {outcome}")
+
+    assert outcome.lost == set()
+    assert outcome.at_once == set()
+    # Whatever ran again was held by a worker that was killed: it was running, or had just ended.
+    assert all(run.ended_before_kill_s < ACKNOWLEDGED_WITHIN_S for run in outcome.unacknowledged)

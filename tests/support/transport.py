@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import redis
+from celery import Celery
 from kombu import Connection
 
 from pynomaly_tasks.embedded.redis_server import RedisServer
@@ -61,13 +65,17 @@ class Fleet:
         slots: int = 2,
         broker_url: str | None = None,
         env: dict[str, str] | None = None,
+        is_awaited: bool = True,
     ) -> Program:
-        """Start one and wait until it is ready."""
-        return self.programs.celery_worker(
-            "support.transport_app", "-P", pool, "-c", str(slots), "--loglevel", "WARNING", "-l", "INFO",
+        """Start one, and wait until it is ready unless told not to."""
+        return self.programs.start(
+            sys.executable, "-m", "celery", "-A", "support.transport_app", "worker",
+            "-n", f"worker-{len(self.programs.started)}@%h", "-P", pool, "-c", str(slots), "-l", "INFO",
             *arguments,
+            name="worker",
             env={**self.env, "TRANSPORT": transport, "TRANSPORT_BROKER": broker_url or self.broker_url,
                  **(env or {})},
+            ready=r"\bready\." if is_awaited else None,
         )  # fmt: skip
 
     def connection(self, transport: str = OURS, **options: Any) -> Connection:
@@ -80,16 +88,24 @@ class Fleet:
 
     def submit(self, *numbers: int, transport: str = OURS, queue: str = "celery", **options: Any) -> None:
         """Publish `work(number, ...)` for each."""
-        from celery import Celery
+        with self.publisher(transport) as publish:
+            for number in numbers:
+                publish(number, queue=queue, **options)
 
-        kwargs = {name: options.pop(name) for name in ("lasts_s", "gate") if name in options}
+    @contextmanager
+    def publisher(self, transport: str = OURS) -> Iterator[Callable[..., None]]:
+        """What publishes `work(number, ...)` over one connection; takes options of `send_task` too."""
         with (
             Celery(set_as_current=False) as app,
             self.connection(transport) as connection,
             connection.Producer() as producer,
         ):
-            for number in numbers:
+
+            def publish(number: int, queue: str = "celery", **options: Any) -> None:
+                kwargs = {name: options.pop(name) for name in ("lasts_s", "gate") if name in options}
                 app.send_task("work", (number,), kwargs, producer=producer, queue=queue, **options)
+
+            yield publish
 
     def ended(self) -> Counter[int]:
         """How often each number ended."""

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import time
+import uuid
 from collections.abc import Callable
 from typing import Any
 
 import redis
 from celery import Celery
+
+from support.transport_log import LOG
 
 OURS = "pynomaly_tasks.transport:Transport"
 
@@ -64,14 +67,21 @@ def effects() -> redis.Redis:
 
 @app.task(name="work", bind=True)
 def work(self: Any, number: int, lasts_s: float = 0.0, gate: str | None = None) -> int:
-    """Count a start and an end of ``number``; wait for ``gate`` where one is named."""
+    """Write down a start and an end of ``number``; wait for ``gate`` where one is named."""
     client = effects()
-    client.hincrby("starts", str(number), 1)
-    client.rpush("order", number)
-    if self.request.delivery_info["redelivered"]:
-        client.hincrby("redelivered", str(number), 1)
+    run = {"number": number, "run": uuid.uuid4().hex, "group": os.getpgid(0)}
+    with client.pipeline() as step:
+        step.xadd(LOG, {**run, "what": "start"})
+        step.hincrby("starts", str(number), 1)
+        step.rpush("order", number)
+        if self.request.delivery_info["redelivered"]:
+            step.hincrby("redelivered", str(number), 1)
+        step.execute()
     if gate is not None:
         client.blpop([gate], timeout=60)
     time.sleep(lasts_s)
-    client.hincrby("ends", str(number), 1)
+    with client.pipeline() as step:
+        step.xadd(LOG, {**run, "what": "end"})
+        step.hincrby("ends", str(number), 1)
+        step.execute()
     return number
