@@ -1,0 +1,147 @@
+"""The other half of a publish: what Celery and kombu do before a message reaches the transport.
+
+Use it by name: ``Celery(..., amqp="pynomaly_tasks.transport.amqp:AMQP")``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+from celery.app import amqp as celery_amqp
+from kombu import messaging, pools
+from kombu.entity import maybe_delivery_mode
+from kombu.exceptions import EncodeError
+from kombu.serialization import registry
+from kombu.utils.json import dumps as kombu_dumps
+
+from pynomaly_tasks.transport import publishing
+from pynomaly_tasks.transport.channel import Reserving
+from pynomaly_tasks.transport.encoding import encode, short_repr
+
+#: Looked into for a task's `argsrepr`, where `task_repr_maxlevels` sets no limit.
+_MAX_LEVELS = 20
+
+
+class Producer(messaging.Producer):  # type: ignore[misc]  # kombu has no types
+    """kombu's producer, with a short way for JSON that goes to one of our queues.
+
+    The short way tries once. What it cannot do, and what fails on a connection that may come back,
+    goes kombu's way, which declares and retries as the policy says; the transport sees that it is the
+    same publish.
+    """
+
+    def publish(self, body: Any, routing_key: str | None = None, *args: Any, **options: Any) -> Any:
+        """Publish; as kombu's."""
+        if args or routing_key is None or not self._is_short(options):
+            return super().publish(body, routing_key, *args, **options)
+        properties = {name: value for name, value in options.items() if name not in _ARGUMENTS}
+        try:
+            channel = self.channel
+            if isinstance(channel, Reserving):
+                return self._publish_short(channel, body, routing_key, properties, options)
+        except Exception as error:
+            recoverable = self.connection.recoverable_connection_errors
+            if not (options.get("retry") and isinstance(error, recoverable)):
+                raise
+        if publishing.FAILED in properties:
+            # It has left its number there, by which the transport knows the next try as the same.
+            options[publishing.FAILED] = properties[publishing.FAILED]
+        return super().publish(body, routing_key, **options)
+
+    def _is_short(self, options: dict[str, Any]) -> bool:
+        return (
+            options.get("exchange") == ""
+            and (options.get("serializer") or self.serializer) == "json"
+            and options.get("content_type") is None
+            and not (options.get("compression") or self.compression or self.exchange.name)
+            and isinstance(options.get("reply_to", ""), str)
+            # A serializer that the application put in the place of kombu's is used.
+            and registry._encoders["json"].encoder is kombu_dumps
+        )
+
+    def _publish_short(
+        self, channel: Any, body: Any, queue: str, properties: dict[str, Any], options: dict[str, Any]
+    ) -> None:
+        expiration = options.get("expiration")
+        if expiration is not None:
+            properties["expiration"] = str(int(expiration * 1000))
+        properties["delivery_mode"] = maybe_delivery_mode(
+            options.get("delivery_mode") or self.exchange.delivery_mode
+        )
+        try:
+            encoded = encode(body)
+        except Exception as error:
+            raise EncodeError(str(error)) from error
+        declared = self.connection.declared_entities
+        for entity in options.get("declare") or ():
+            if not (hash(entity) in declared and entity.can_cache_declaration):
+                self.maybe_declare(entity)
+        message = channel.prepare_message(
+            encoded, options.get("priority"), "application/json", "utf-8", options.get("headers"), properties
+        )
+        batch = getattr(self._batch_local, "current", None)
+        if batch is None:
+            channel.basic_publish(message, "", queue)
+        else:
+            batch.publish(channel, message, exchange="", routing_key=queue)
+
+
+#: Arguments of `publish` that are no properties of the message.
+_ARGUMENTS = frozenset(
+    {"exchange", "serializer", "content_type", "content_encoding", "compression", "mandatory", "immediate",
+     "timeout", "confirm_timeout", "retry", "retry_policy", "declare", "headers", "priority",
+     "delivery_mode", "expiration"}
+)  # fmt: skip
+
+
+class _Producers(pools.PoolGroup):  # type: ignore[misc]  # kombu has no types
+    """As kombu's, of our producers; kombu clears it after a fork."""
+
+    def create(self, connection: Any, limit: int | None) -> Any:
+        return pools.ProducerPool(pools.connections[connection], limit=limit, Producer=Producer)
+
+
+_producers = pools.register_group(_Producers(limit=pools.use_global_limit))
+
+
+class AMQP(celery_amqp.AMQP):  # type: ignore[misc]  # celery has no types
+    """Celery's, with a producer that knows our transport and short descriptions of arguments."""
+
+    Producer = Producer
+    _producer_pool: Any
+
+    @property
+    def producer_pool(self) -> Any:
+        """The producers that `.delay()` takes turns with."""
+        if self._producer_pool is None:
+            self._producer_pool = _producers[self.app.connection_for_write()]
+            self._producer_pool.limit = self.app.pool.limit
+        return self._producer_pool
+
+    publisher_pool = producer_pool
+
+    @cached_property
+    def _max_levels(self) -> int:
+        return int(self.app.conf.task_repr_maxlevels or _MAX_LEVELS)
+
+    def as_task_v2(
+        self, task_id: str, name: str, args: Any = None, kwargs: Any = None, *rest: Any,
+        argsrepr: str | None = None, kwargsrepr: str | None = None, **options: Any,
+    ) -> Any:  # fmt: skip
+        """The task's message. Its arguments are described without walking through all of them."""
+        if isinstance(args, list | tuple | None) and isinstance(kwargs, dict | None):
+            described = self.describe(args or (), kwargs or {})
+            argsrepr = described[0] if argsrepr is None else argsrepr
+            kwargsrepr = described[1] if kwargsrepr is None else kwargsrepr
+        return super().as_task_v2(
+            task_id, name, args, kwargs, *rest, argsrepr=argsrepr, kwargsrepr=kwargsrepr, **options
+        )
+
+    def describe(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[str, str]:
+        """What the headers and the events of a task say of its arguments; for people."""
+        return (
+            short_repr(args, self.argsrepr_maxsize, self._max_levels),
+            short_repr(kwargs, self.kwargsrepr_maxsize, self._max_levels),
+        )
