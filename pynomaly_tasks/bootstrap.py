@@ -93,7 +93,7 @@ class Platform:
         from pynomaly_tasks.queueing.queue import CeleryQueue
 
         celery = app if self.settings is _settings() else build_app(lambda: self.settings)
-        return CeleryQueue(celery, self.settings.redis)
+        return CeleryQueue(celery, self.settings.redis, lease_s=self.settings.jobs.lease_s)
 
     @cached_property
     def updates(self) -> StreamPublisher:

@@ -46,10 +46,6 @@ class RedisSettings(Section):
     )
     socket_timeout_s: Seconds = Field(10.0, description="An unanswered command fails after this long.")
     connect_timeout_s: Seconds = Field(2.0, description="A connection that is not made by then fails.")
-    visibility_timeout_s: Seconds = Field(
-        6 * 3600.0,
-        description="Redis gives an unacknowledged message out again after this long. Longer than any time limit.",
-    )
 
     def broker(self) -> str:
         """URL of the broker database."""
@@ -238,11 +234,6 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _rules_between_fields(self) -> Self:
         jobs = self.jobs
-        if self.redis.visibility_timeout_s <= jobs.max_time_limit_s:
-            raise ValueError(
-                f"redis.visibility_timeout_s ({self.redis.visibility_timeout_s:g}) must be longer than "
-                f"jobs.max_time_limit_s ({jobs.max_time_limit_s:g}), or Redis hands out running jobs again"
-            )
         if jobs.time_limit_s > jobs.max_time_limit_s:
             raise ValueError(
                 f"jobs.time_limit_s ({jobs.time_limit_s:g}) must not exceed "

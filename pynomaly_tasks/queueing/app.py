@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from ssl import CERT_REQUIRED
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery
@@ -56,17 +57,30 @@ def celery_options(settings: Settings) -> dict[str, Any]:
     }
     return {
         "broker_url": redis.broker(),
-        # Looks at each message before kombu decodes it: one that cannot be read would end the worker.
-        # Over TLS kombu's own stays, since it takes its certificate options from the scheme.
-        "broker_transport": "pynomaly_tasks.queueing.guard:GuardedTransport"
-        if redis.broker().startswith("redis://")
-        else None,
+        # kombu's loses messages when a worker is killed, gives out again what still runs, and dies of
+        # a malformed message; see docs/transport.md.
+        "broker_transport": "pynomaly_tasks.transport:Transport",
+        "broker_use_ssl": _tls(redis.broker()),
+        "redis_backend_use_ssl": _tls(redis.results()),
         "broker_transport_options": {
             **sockets,
             "priority_steps": PRIORITY_STEPS,
-            # Redis gives a message out again after this long, whether its job runs or not. The
-            # job's lease does that work in seconds, so this is only a last resort.
-            "visibility_timeout": redis.visibility_timeout_s,
+            # What a dead worker had taken and not begun comes back as fast as what it ran.
+            "lease_s": jobs.lease_s,
+            # Every publish of the platform wakes an idle worker. What a process without it sends with
+            # `app.send_task` waits for this long at most; a tenth of it would cost an idle worker 3 %
+            # of a core.
+            "wait_s": 0.3,
+            # A message carries its request in base64, and those of the tasks that follow in its chain.
+            "max_message_bytes": (max_bytes := 1_000_000 + 16 * 1_024 * jobs.max_request_kb),
+            "max_body_bytes": max_bytes,
+            # JSON only: unpickling what somebody put into Redis would run their code.
+            "accept_content_types": ["application/json"],
+            # What cannot be delivered or is refused: into the store's dead letters.
+            "on_malformed": "pynomaly_tasks.tasks.undelivered:keep",
+            # Only for what a worker on kombu's own transport held when it died, as in a rolling change
+            # from an older version. Ours hold a lease.
+            "visibility_timeout": jobs.max_time_limit_s + 3_600.0,
             # A publish to a broker that is down fails at once: the job is stored, and rescue rings for
             # it later. kombu's default tries for ever, so that `.delay()` never returns. The worker's
             # own reconnecting is the option `broker_connection_max_retries`.
@@ -87,7 +101,6 @@ def celery_options(settings: Settings) -> dict[str, Any]:
         "redis_backend_health_check_interval": 10,
         # The store has the history; Celery's copy is for `.get()`.
         "result_expires": 86_400,
-        # JSON only: unpickling what somebody put into Redis would run their code.
         "task_serializer": "json",
         "result_serializer": "json",
         "accept_content": ["json"],
@@ -102,6 +115,8 @@ def celery_options(settings: Settings) -> dict[str, Any]:
         # A message is acknowledged when its job has ended, so a worker that dies gives it back.
         "task_acks_late": True,
         "task_reject_on_worker_lost": True,
+        # A message in advance for each slot would save a round trip, and would have a job wait behind a
+        # long one on a worker while another worker is idle.
         "worker_prefetch_multiplier": 1,
         # The worker writes STARTED itself, when the job is claimed: Celery would write it for a
         # repeated delivery too, over the state of the attempt that runs.
@@ -114,7 +129,7 @@ def celery_options(settings: Settings) -> dict[str, Any]:
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         # A worker that reconnects works on as before.
         "worker_enable_prefetch_count_reduction": False,
-        # Carries a fix for Celery 5.7.0 and keeps malformed messages; see the module.
+        # Carries a fix for Celery 5.7.0; see the module.
         "worker_consumer": "pynomaly_tasks.tasks.consumer:JobConsumer",
         # A child process that leaks is replaced before it hurts.
         "worker_max_tasks_per_child": settings.workers.max_tasks_per_child,
@@ -127,3 +142,11 @@ def celery_options(settings: Settings) -> dict[str, Any]:
         "timezone": "UTC",
         "beat_max_loop_interval": 5,
     }
+
+
+def _tls(url: str) -> dict[str, Any] | None:
+    """kombu takes no certificate for granted over rediss:// and Celery's results ask for a choice.
+
+    What the URL says (``?ssl_cert_reqs=...&ssl_ca_certs=...``) goes before this.
+    """
+    return {"ssl_cert_reqs": CERT_REQUIRED} if url.startswith("rediss://") else None

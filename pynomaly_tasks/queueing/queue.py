@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from itertools import islice
 from typing import Any
 
 import orjson
@@ -29,19 +31,27 @@ from pynomaly_tasks.queueing.app import (
 from pynomaly_tasks.queueing.callbacks import give_ids
 from pynomaly_tasks.queueing.failure import failure_of
 from pynomaly_tasks.settings import RedisSettings
+from pynomaly_tasks.transport.held import held_task_ids
+from pynomaly_tasks.transport.letters import Letter, Letters
 
 _SEPARATOR = "\x06\x16"  # kombu's, between a queue's name and its priority
 _SHOWN_CHARACTERS = 1_024
 _IDS_PER_READ = 1_000
+_LETTERS_PER_PASS = 500
+#: Held by the process that moves dead letters into the store; expires, should it die.
+_COLLECTING_KEY = "pynomaly_collecting_dead_letters"
+_COLLECTING_S = 60
 _STALE_CONNECTION_S = 1.0  #: a failure that takes longer is a broker that does not answer
 
 
 class CeleryQueue:
     """Publishes jobs as Celery messages that carry the job's id as the task's."""
 
-    def __init__(self, app: Celery, settings: RedisSettings) -> None:
+    def __init__(self, app: Celery, settings: RedisSettings, *, lease_s: float) -> None:
+        """``lease_s``: after which the broker gives back what a silent worker holds."""
         self._app = app
         self._settings = settings
+        self._lease_s = lease_s
         self._local = threading.local()
 
     def publish(self, jobs: Sequence[Job]) -> None:
@@ -142,15 +152,44 @@ class CeleryQueue:
             self._app.backend.client.ping()
 
     def ready_ids(self, queue: str) -> set[str]:
-        """Ids of the jobs whose message waits in the queue; reads the whole queue."""
+        """Ids of the jobs whose message waits in the queue, or with a worker that took it in advance.
+
+        Reads the whole queue. What a worker took that was not heard of for half a lease is left out:
+        it comes back, but later.
+        """
         ids: set[str] = set()
         with mapped_errors():
+            client = self._client()
+            # The workers' messages twice: one that moves either way meanwhile is seen.
+            ids.update(held_task_ids(client, heard_of_within_s=self._lease_s / 2))
             for key in _keys(queue):
-                start = 0
-                while messages := self._client().lrange(key, start, start + _IDS_PER_READ - 1):
-                    ids.update(filter(None, map(_job_id, messages)))
-                    start += _IDS_PER_READ
+                ids.update(filter(None, map(_job_id, _messages(client, key))))
+            ids.update(held_task_ids(client, heard_of_within_s=self._lease_s / 2))
         return ids
+
+    def take_dead_letters(self, queues: Iterable[str]) -> Iterator[Letter]:
+        """What the transport kept of these queues, each letter for one caller; `forget_dead_letter` settles it.
+
+        Raises BrokerUnavailable.
+        """
+        names = sorted(set(queues))
+        with mapped_errors():
+            letters = Letters(self._client())
+            if not letters.count(*names):
+                return
+            if not self._client().set(_COLLECTING_KEY, 1, nx=True, ex=_COLLECTING_S):
+                return  # somebody else is at it
+            found = [letter for name in names for letter in islice(letters.list(name), _LETTERS_PER_PASS)]
+        try:
+            yield from sorted(found, key=lambda letter: letter.at or datetime.min.replace(tzinfo=UTC))
+        finally:
+            with suppress(redis.RedisError):  # it expires
+                self._client().delete(_COLLECTING_KEY)
+
+    def forget_dead_letter(self, letter: Letter) -> None:
+        """The letter is kept elsewhere. Raises BrokerUnavailable."""
+        with mapped_errors():
+            Letters(self._client()).discard(letter)
 
     def _client(self) -> redis.Redis:
         client: redis.Redis | None = getattr(self._local, "client", None)
@@ -172,6 +211,13 @@ def _shown(job: Job) -> str:
 
 def _keys(queue: str) -> list[str]:
     return [queue if step == 0 else f"{queue}{_SEPARATOR}{step}" for step in PRIORITY_STEPS]
+
+
+def _messages(client: Any, key: str) -> Iterator[bytes]:
+    start = 0
+    while messages := client.lrange(key, start, start + _IDS_PER_READ - 1):
+        yield from messages
+        start += _IDS_PER_READ
 
 
 def _job_id(message: bytes | str) -> str | None:

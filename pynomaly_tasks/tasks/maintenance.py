@@ -11,6 +11,7 @@ from celery import bootsteps
 
 from pynomaly_tasks.bootstrap import app, current_platform
 from pynomaly_tasks.errors import PynomalyError
+from pynomaly_tasks.tasks import undelivered
 from pynomaly_tasks.telemetry import get_logger
 
 log = get_logger(__name__)
@@ -56,6 +57,7 @@ class Maintenance(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has 
                 if time.monotonic() >= rescue_at_s:
                     rescue_at_s = time.monotonic() + jobs.rescue_every_s
                     platform.rescuer.rescue()
+                    undelivered.collect()
             except PynomalyError as error:
                 log.warning("maintenance_postponed", error=str(error))
             except Exception:
@@ -68,7 +70,8 @@ def rescue() -> dict[str, int]:
     """One pass of promotion and rescue, at once; the counts of what it did."""
     platform = current_platform()
     n_promoted = platform.rescuer.promote()
-    return {"n_promoted": n_promoted, **asdict(platform.rescuer.rescue())}
+    rescued = asdict(platform.rescuer.rescue())
+    return {"n_promoted": n_promoted, **rescued, "n_dead_letters": undelivered.collect()}
 
 
 @app.task(name="pynomaly.tasks.cleanup", ignore_result=False)

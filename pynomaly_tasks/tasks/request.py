@@ -10,8 +10,9 @@ from celery.worker.request import Request
 
 from pynomaly_tasks.bootstrap import current_platform
 from pynomaly_tasks.core.job import AttemptOutcome, DeadReason, JobError, JobState
-from pynomaly_tasks.errors import Conflict, JobFailed, NotFound, PynomalyError
+from pynomaly_tasks.errors import Conflict, JobFailed, NotFound, PynomalyError, StoreUnavailable
 from pynomaly_tasks.store.transitions import Settlement
+from pynomaly_tasks.tasks import undelivered
 from pynomaly_tasks.tasks.identity import worker_id
 from pynomaly_tasks.telemetry import get_logger
 
@@ -89,8 +90,13 @@ class JobRequest(Request):  # type: ignore[misc]  # Celery has no types
 
     def _bury(self) -> None:
         platform = current_platform()
-        message = "the message expired before a worker took it"
-        platform.runner.report(platform.store.bury(self.id, DeadReason.DEADLINE_PASSED, message))
+        try:
+            platform.runner.report(
+                platform.store.bury(self.id, DeadReason.DEADLINE_PASSED, undelivered.EXPIRED)
+            )
+        except (NotFound, StoreUnavailable):
+            # Sent without this package, so that the message is all there is; or nobody can tell now.
+            undelivered.keep_expired(self.message)
 
     def _settle_delivery(self, error: JobError) -> None:
         """Tell Celery how the job stands, and give the message up: the engine rings anew when it must."""

@@ -48,7 +48,6 @@ UNREADABLE: dict[str, bytes] = {
     "2,000 levels deep": b'{"a":' * 2_000 + b"1" + b"}" * 2_000,
     "no properties": _with(lambda m: m.pop("properties")),
     "properties are a list": _with(lambda m: m.update(properties=[1])),
-    "no delivery tag": _with(lambda m: m["properties"].pop("delivery_tag")),
     "delivery info is text": _with(lambda m: m["properties"].update(delivery_info="x")),
     "headers are a list": _with(lambda m: m.update(headers=[1])),
     "body is no base64": _with(lambda m: m.update(body="%%%")),
@@ -66,8 +65,9 @@ UNREADABLE: dict[str, bytes] = {
     "unknown character set": _with(lambda m: m.update({"content-encoding": "klingon"})),
 }
 
-#: Celery itself sees what is wrong with these, and hands them to the consumer.
+#: These can be read: the worker, or the job's own request, refuses them.
 REFUSED: dict[str, bytes] = {
+    "no delivery tag, no arguments": _with(lambda m: m["properties"].pop("delivery_tag")),
     "no task": _with(lambda m: m["headers"].pop("task")),
     "pickle": _with(lambda m: m.update({"content-type": "application/x-python-serialize"})),
     "YAML": _with(lambda m: m.update({"content-type": "application/x-yaml"})),
