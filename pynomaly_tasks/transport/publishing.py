@@ -103,10 +103,11 @@ class Lines:
             self._free.append(connection)
             if not isinstance(error, redis.exceptions.NoScriptError):
                 raise
-        except (redis.ConnectionError, redis.TimeoutError):
+        except redis.ConnectionError:
             self._drop(connection)
         except BaseException:
-            # The answer may still come; the next one who reads would take it for theirs.
+            # The answer may still come; the next one who reads would take it for theirs. A server that
+            # does not answer is not asked again here: each time costs a whole `socket_timeout`.
             self._drop(connection)
             raise
         else:
@@ -151,7 +152,7 @@ def put(lines: Lines, place: Place, message: dict[str, Any]) -> None:
     try:
         try:
             lines.run(scripts.PUBLISH, keys, args)
-        except (redis.ConnectionError, redis.TimeoutError):
+        except redis.ConnectionError:
             scripts.PUBLISH.run(lines.client, keys, args)
     except BaseException:
         properties[FAILED] = slot
@@ -206,7 +207,7 @@ class PublishBatch(kombu_redis.PublishBatch):  # type: ignore[misc]  # kombu has
                 steps.append(place.step(slot, messages[start : start + MAX_MESSAGES_PER_STEP]))
         try:
             self._execute(steps, with_source=False)
-        except (redis.ConnectionError, redis.TimeoutError, redis.exceptions.NoScriptError):
+        except (redis.ConnectionError, redis.exceptions.NoScriptError):
             self._execute(steps, with_source=True)
         _free_slots.extend(slots)
 
