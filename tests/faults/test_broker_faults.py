@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import time
 from collections.abc import Callable
@@ -17,15 +18,29 @@ from support.processes import ROOT, Programs
 from support.tcp_proxy import TcpProxy
 from support.waiting import wait_until
 
-#: The rule between the settings asks for the shorter limits; the first worker's job has a longer one.
-SHORT_VISIBILITY = {
-    "PYNOMALY_REDIS__VISIBILITY_TIMEOUT_S": "2",
-    "PYNOMALY_JOBS__MAX_TIME_LIMIT_S": "1.9",
-    "PYNOMALY_JOBS__TIME_LIMIT_S": "1.9",
-}
+
+def test_job_that_outlasts_the_lease_is_given_out_once(
+    start_engine: EngineStarter, own_redis: RedisServer
+) -> None:
+    engine = start_engine(own_redis.url)
+    workers = [engine.worker(), engine.worker()]
+    job = engine.submit(gate=str(engine.gate()))
+    engine.wait_for_start(job)
+
+    over_s = time.monotonic() + 3 * LEASE_S
+    wait_until(lambda: time.monotonic() > over_s, 30, "three leases to pass")
+    with own_redis.client(1) as broker:
+        n_held = broker.hlen("unacked")
+    engine.gate().touch()
+    ended = engine.wait_for(job)
+
+    assert n_held == 1
+    assert (ended.state, engine.outcomes(job)) == (JobState.SUCCEEDED, ["succeeded"])
+    assert len(engine.effects.list("start")) == 1
+    assert not any("delivery_ignored" in worker.output() for worker in workers)
 
 
-def test_job_that_outlasts_the_visibility_timeout_is_not_run_twice(
+def test_message_that_is_delivered_again_does_not_run_a_running_job_twice(
     start_engine: EngineStarter, own_redis: RedisServer
 ) -> None:
     engine = start_engine(own_redis.url)
@@ -33,10 +48,10 @@ def test_job_that_outlasts_the_visibility_timeout_is_not_run_twice(
     job = engine.submit(gate=str(engine.gate()))
     engine.wait_for_start(job)
     with own_redis.client(1) as broker:
-        wait_until(lambda: _oldest_unacked_s(broker) > 2.2, 30, "the visibility timeout to pass")
+        [record] = broker.hvals("unacked")
+        broker.lpush("default", json.dumps(json.loads(record)[0]))
 
-    # This worker looks for messages that were not acknowledged for 2 s when it starts, and takes them.
-    second = engine.worker(env=SHORT_VISIBILITY)
+    second = engine.worker()
     second.wait_for_output("delivery_ignored")
     engine.gate().touch()
     ended = engine.wait_for(job)
@@ -62,11 +77,7 @@ def test_job_goes_on_through_a_dropped_broker_connection_and_is_not_run_twice(
     second = engine.worker()
 
     proxy.reset()
-    wait_until(
-        lambda: "delivery_ignored" in first.output() + second.output(),
-        30,
-        "the message to be given out again",
-    )
+    first.wait_for_output("broker_connection_lost")
     lease_end_s = time.monotonic() + 2 * LEASE_S
     wait_until(lambda: time.monotonic() > lease_end_s, 30, "two leases to pass")
     engine.gate().touch()
@@ -75,8 +86,11 @@ def test_job_goes_on_through_a_dropped_broker_connection_and_is_not_run_twice(
 
     assert (ended.state, engine.outcomes(job)) == (JobState.SUCCEEDED, ["succeeded"])
     assert len(engine.effects.list("start", job.id)) == 1
+    assert "delivery_ignored" not in first.output() + second.output()
     assert after.state is JobState.SUCCEEDED
     assert first.is_running()
+    with own_redis.client(1) as broker:
+        wait_until(lambda: not broker.hlen("unacked"), 10, "the message to be acknowledged by its tag")
 
 
 @pytest.mark.parametrize("empty", [False, True], ids=["with its data", "empty"])

@@ -70,14 +70,6 @@ def test_each_redis_database_can_be_a_server_of_its_own(load: Load) -> None:
 @pytest.mark.parametrize(
     ("variables", "named"),
     [
-        (
-            {
-                "REDIS__VISIBILITY_TIMEOUT_S": "100",
-                "JOBS__MAX_TIME_LIMIT_S": "100",
-                "JOBS__TIME_LIMIT_S": "50",
-            },
-            ("redis.visibility_timeout_s (100)", "jobs.max_time_limit_s (100)"),
-        ),
         ({"JOBS__TIME_LIMIT_S": "20000"}, ("jobs.time_limit_s (20000)", "jobs.max_time_limit_s (14400)")),
         (
             {"JOBS__LEASE_S": "1", "JOBS__HEARTBEATS_PER_LEASE": "20"},
