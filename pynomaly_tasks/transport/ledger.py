@@ -23,8 +23,12 @@ log = logging.getLogger(__name__)
 
 #: Begins every tag of ours. kombu's own are UUIDs.
 MARK = "~"
-#: An acknowledgement waits this long for company.
-FLUSH_AFTER_S = 0.05
+#: An acknowledgement waits for company, but only where there was another one so shortly before. Twice
+#: as long makes it cheaper by 1 % of a worker's CPU, and repeats twice as many tasks that had just ended
+#: when their worker was killed.
+FLUSH_EVERY_S = 0.02
+#: Messages that go back wait for the others that their owner drops, so that they go in their order.
+BACKS_TOGETHER_S = 0.05
 #: Three renewals may fail before another worker takes the message.
 RENEWALS_PER_LEASE = 4
 #: After a failure, the next try.
@@ -101,7 +105,7 @@ class Ledger:
     # ---- settling: from any thread, the garbage collector's too, so without a lock
 
     def acknowledge(self, tag: str) -> None:
-        """Forget the message, within `FLUSH_AFTER_S`."""
+        """Forget the message, within `FLUSH_EVERY_S`."""
         if os.getpid() == self._pid:
             self._acks.append(tag)
             self._held.pop(tag, None)
@@ -109,10 +113,16 @@ class Ledger:
             self.start()
 
     def give_back(self, tag: str, place: str = NEXT) -> None:
-        """Put the message back into its list, within `FLUSH_AFTER_S`."""
+        """Put the message back into its list, soon."""
         if os.getpid() == self._pid:
             self._return(tag, place)
             self.start()
+
+    def requeue(self, tag: str) -> None:
+        """Put the message behind all others of its list, now. Raises redis errors; it stays held then."""
+        if os.getpid() == self._pid:
+            scripts.GIVE_BACK.run(self.client, [self.keys.unacked, self.keys.index], [LAST, tag])
+            self._held.pop(tag, None)
 
     def dropped(self, tag: str) -> None:
         """Nobody can settle it any more: give it back, unless it is settled."""
@@ -153,13 +163,18 @@ class Ledger:
         if os.getpid() != self._pid:
             return
         with self._lock:
+            self.flush_acknowledgements()
+            self._send_backs()
+
+    def flush_acknowledgements(self) -> None:
+        """Send those that wait. Raises redis errors; what was not sent waits on."""
+        with self._lock:
             while tags := self.take_acknowledgements(_CHUNK):
                 try:
                     scripts.SETTLE.run(self.client, [self.keys.unacked, self.keys.index], tags)
                 except BaseException:
                     self._acks.extendleft(tags)
                     raise
-            self._send_backs()
 
     def _send_backs(self) -> None:
         waiting: list[tuple[str, str]] = []
@@ -257,7 +272,7 @@ class Ledger:
 
     def _run(self) -> None:
         every_s = self.lease_s / RENEWALS_PER_LEASE
-        renew_at = monotonic()
+        renew_at = flush_at = monotonic()
         while self._is_consuming() or self._held or self._acks or self._backs:
             wait_s = min([renew_at, *list(self._collects)[:1]]) - monotonic()
             try:
@@ -265,11 +280,16 @@ class Ledger:
             except Empty:
                 pass
             else:
-                threading.Event().wait(FLUSH_AFTER_S)
+                threading.Event().wait(max(flush_at - monotonic(), 0.0))
                 self._signalled = False
-                if not self._tried(self.flush):
+                step = self.flush_acknowledgements
+                if self._backs:
+                    threading.Event().wait(BACKS_TOGETHER_S)
+                    step = self.flush
+                if not self._tried(step):
                     threading.Event().wait(RETRY_AFTER_S)
                     self._notify()
+                flush_at = monotonic() + FLUSH_EVERY_S
             self._collect()
             if monotonic() >= renew_at:
                 done = self._tried(self.renew) and (

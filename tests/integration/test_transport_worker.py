@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import json
 import signal
 import time
 from collections.abc import Iterator
@@ -12,7 +10,6 @@ import pytest
 from celery import Celery
 
 from pynomaly_tasks.embedded.redis_server import RedisServer
-from support.malformed import MALFORMED
 from support.processes import Programs
 from support.transport import OURS, PLAIN, SEP, Fleet
 from support.waiting import wait_until
@@ -23,30 +20,6 @@ def fleet(own_redis: RedisServer, programs: Programs) -> Iterator[Fleet]:
     fleet = Fleet(own_redis, programs)
     yield fleet
     fleet.close()
-
-
-@pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
-def test_malformed_messages_between_good_ones_are_buried_and_the_worker_lives(
-    fleet: Fleet, pool: str
-) -> None:
-    for number, (raw, _) in enumerate(MALFORMED.values()):
-        fleet.submit(number, transport=PLAIN if number % 2 else OURS)
-        fleet.broker.lpush("celery", raw)
-    # Above the limit of the test's table lies the default; that one is stopped as no JSON.
-    worker = fleet.worker(pool=pool)
-
-    fleet.wait_for_ends(len(MALFORMED))
-    fleet.submit(10_000)
-    fleet.wait_for_ends(len(MALFORMED) + 1)
-    wait_until(lambda: fleet.n_unacked() == 0, 5, "all to be settled")
-
-    letters = [json.loads(letter) for letter in fleet.dead()]
-    assert worker.is_running()
-    assert sorted(base64.b64decode(letter["raw"]) for letter in letters) == sorted(
-        raw for raw, _ in MALFORMED.values()
-    )
-    assert all(letter["reason"] and letter["queue"] == "celery" for letter in letters)
-    assert set(fleet.ended().values()) == {1}
 
 
 def test_task_longer_than_the_lease_runs_once_while_its_worker_lives(fleet: Fleet) -> None:
@@ -155,7 +128,7 @@ def test_key_prefix_holds_for_every_key(own_redis: RedisServer, programs: Progra
 
 
 def test_inspect_revoke_and_events_work_between_plain_and_ours(fleet: Fleet) -> None:
-    worker = fleet.worker(OURS, "-E")
+    worker = fleet.worker(OURS, "-E", is_social=True)
     for transport in (OURS, PLAIN):
         with Celery(set_as_current=False, broker=fleet.broker_url) as app:
             app.conf.broker_transport = transport or None
@@ -174,7 +147,7 @@ def test_inspect_revoke_and_events_work_between_plain_and_ours(fleet: Fleet) -> 
 
 
 def test_plain_and_our_workers_and_producers_share_a_queue(fleet: Fleet) -> None:
-    workers = [fleet.worker(PLAIN), fleet.worker(OURS), fleet.worker(PLAIN), fleet.worker(OURS)]
+    workers = [fleet.worker(transport, is_social=True) for transport in (PLAIN, OURS, PLAIN, OURS)]
     fleet.submit(*range(100), transport=PLAIN, lasts_s=0.01)
     fleet.submit(*range(100, 200), transport=OURS, lasts_s=0.01)
 

@@ -122,3 +122,28 @@ MALFORMED: dict[str, tuple[bytes, str]] = {
     "root id is an object": (_broken(headers__root_id={}), "headers.root_id"),
     "too large": (b" " * 1_000_001, "the limit is 1000000"),
 }  # fmt: skip
+
+_PICKLED = base64.b64encode(b"\x80\x04]\x94(]\x94}\x94}\x94e.").decode()
+
+#: kind: (bytes, what the reason says); what a Celery worker refuses that has `work(number, lasts_s, gate)`.
+REFUSED: dict[str, tuple[bytes, str]] = {
+    "unknown task": (
+        good_message(task="nobody.has.this")[0],
+        "no worker here has the task 'nobody.has.this'",
+    ),
+    "argument missing": (good_message(body=[[], {}, {}])[0], "arguments do not fit the task.*number"),
+    "too many arguments": (good_message(body=[[1, 2, 3, 4], {}, {}])[0], "arguments do not fit the task"),
+    "unknown keyword": (good_message(body=[[1], {"colour": "red"}, {}])[0], "do not fit the task.*colour"),
+    "pickle": (
+        _broken(content_type="application/x-python-serialize", body=_PICKLED),
+        "rejected: ContentDisallowed",
+    ),
+    "YAML that is none": (_broken(content_type="application/x-yaml", body=_body("{")), "rejected: "),
+    "no task message": (good_message(headers=None, body={"hello": 1})[0], "names no task"),
+    "pickle that is no task message": (
+        json.dumps(
+            {**good_message(headers=None)[1], "content-type": "application/x-python-serialize"}
+        ).encode(),
+        "rejected: ContentDisallowed",
+    ),
+}

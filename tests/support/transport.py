@@ -66,12 +66,17 @@ class Fleet:
         broker_url: str | None = None,
         env: dict[str, str] | None = None,
         is_awaited: bool = True,
+        is_social: bool = False,
     ) -> Program:
-        """Start one, and wait until it is ready unless told not to."""
+        """Start one, and wait until it is ready unless told not to.
+
+        Only a social one talks to other workers, for which it waits a second when it starts.
+        """
+        social = () if is_social else ("--without-gossip", "--without-mingle")
         return self.programs.start(
             sys.executable, "-m", "celery", "-A", "support.transport_app", "worker",
             "-n", f"worker-{len(self.programs.started)}@%h", "-P", pool, "-c", str(slots), "-l", "INFO",
-            *arguments,
+            *social, *arguments,
             name="worker",
             env={**self.env, "TRANSPORT": transport, "TRANSPORT_BROKER": broker_url or self.broker_url,
                  **(env or {})},

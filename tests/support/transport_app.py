@@ -16,12 +16,12 @@ from support.transport_log import LOG
 
 OURS = "pynomaly_tasks.transport:Transport"
 
-app = Celery("transport", broker=os.environ["TRANSPORT_BROKER"])
+app = Celery("transport", broker=os.environ["TRANSPORT_BROKER"], backend=os.environ.get("TRANSPORT_RESULTS"))
 app.conf.update(
     broker_transport=os.environ.get("TRANSPORT") or None,
     task_acks_late=True,
     task_reject_on_worker_lost=True,
-    task_ignore_result=True,
+    task_ignore_result="TRANSPORT_RESULTS" not in os.environ,
     worker_prefetch_multiplier=int(os.environ.get("TRANSPORT_PREFETCH", "4")),
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
@@ -32,6 +32,8 @@ app.conf.update(
         "visibility_timeout": float(os.environ.get("TRANSPORT_VISIBILITY_S", "3600")),
         "unacked_restore_interval": 1,
         "unacked_restore_throttle": 1,
+        "max_message_bytes": 1_000_000,
+        "max_body_bytes": 2_000_000,
         "global_keyprefix": os.environ.get("TRANSPORT_PREFIX", ""),
     },
 )

@@ -18,7 +18,6 @@ N_WORKERS = 4
 #: The queue is kept so full that every worker always has something to take.
 BACKLOG = 60
 POOLS = ("prefork", "threads", "solo")
-LEAN = ("--without-gossip", "--without-mingle", "--without-heartbeat")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -134,6 +133,4 @@ class KillRun:
         return self.n_dead >= self.n_kills and self.n_published >= self.n_tasks
 
     def _start(self) -> Victim:
-        return Victim(
-            program=self.fleet.worker(self.transport, *LEAN, pool=next(self._pools), is_awaited=False)
-        )
+        return Victim(program=self.fleet.worker(self.transport, pool=next(self._pools), is_awaited=False))
