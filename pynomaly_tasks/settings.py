@@ -35,7 +35,8 @@ class RedisSettings(Section):
 
     url: SecretStr = Field(
         SecretStr("redis://127.0.0.1:6379"),
-        description="Server without a database number: broker, results and streams are databases 1, 2 and 3 on it.",
+        description="Server without a database number: broker, results and streams are databases 1, 2 and 3 on it. "
+        "Over TLS `rediss://host?ssl_ca_certs=/path`; its certificate is checked.",
     )
     broker_url: SecretStr | None = Field(None, description="Broker, where it is a server of its own.")
     results_url: SecretStr | None = Field(
@@ -49,15 +50,21 @@ class RedisSettings(Section):
 
     def broker(self) -> str:
         """URL of the broker database."""
-        return (self.broker_url or SecretStr(f"{self.url.get_secret_value()}/1")).get_secret_value()
+        return self._database(self.broker_url, 1)
 
     def results(self) -> str:
         """URL of the result database."""
-        return (self.results_url or SecretStr(f"{self.url.get_secret_value()}/2")).get_secret_value()
+        return self._database(self.results_url, 2)
 
     def streams(self) -> str:
         """URL of the stream database."""
-        return (self.streams_url or SecretStr(f"{self.url.get_secret_value()}/3")).get_secret_value()
+        return self._database(self.streams_url, 3)
+
+    def _database(self, own: SecretStr | None, number: int) -> str:
+        if own is not None:
+            return own.get_secret_value()
+        server, mark, options = self.url.get_secret_value().partition("?")
+        return f"{server.rstrip('/')}/{number}{mark}{options}"
 
 
 class StoreSettings(Section):
@@ -250,10 +257,11 @@ class Settings(BaseSettings):
             secret = getattr(self.redis, name)
             if secret is not None:
                 scheme = urlsplit(secret.get_secret_value()).scheme
-                if scheme not in {"redis", "rediss", "unix"}:
+                if scheme not in {"redis", "rediss"}:
                     raise ValueError(
-                        f"redis.{name} starts with {scheme}://; it must be redis:// or rediss:// "
-                        "(a Redis Cluster is not supported by Celery: use Sentinel or one server)"
+                        f"redis.{name} starts with {scheme}://; it must be redis:// or rediss:// (Celery "
+                        "does not support a Redis Cluster, and this platform no Sentinel yet: name one "
+                        "server, or the address that a managed Redis keeps over its failovers)"
                     )
                 _check_port(f"redis.{name}", secret)
         if self.store.url is not None:

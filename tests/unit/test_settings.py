@@ -67,6 +67,13 @@ def test_each_redis_database_can_be_a_server_of_its_own(load: Load) -> None:
     )
 
 
+def test_options_of_the_redis_url_stay_behind_the_number_of_the_database(load: Load) -> None:
+    redis = load(REDIS__URL="rediss://h:6380?ssl_ca_certs=/ca.pem").redis
+
+    assert redis.broker() == "rediss://h:6380/1?ssl_ca_certs=/ca.pem"
+    assert redis.streams() == "rediss://h:6380/3?ssl_ca_certs=/ca.pem"
+
+
 @pytest.mark.parametrize(
     ("variables", "named"),
     [
