@@ -3,5 +3,5 @@
 from pynomaly_tasks.tasks.worker import build_worker
 
 app = build_worker(
-    pool="prefork", preload=["duckdb", "pyarrow.parquet", "jinja2", "apprise"], warm=["sklearn.ensemble"]
+    pool="prefork", imports=["duckdb", "pyarrow.parquet", "sklearn.ensemble", "jinja2", "apprise"]
 )

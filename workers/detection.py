@@ -3,5 +3,5 @@
 from pynomaly_tasks.tasks.worker import build_worker
 
 app = build_worker(
-    ["anomaly_detection"], pool="prefork", preload=["duckdb", "pyarrow.parquet"], warm=["sklearn.ensemble"]
+    ["anomaly_detection"], pool="prefork", imports=["duckdb", "pyarrow.parquet", "sklearn.ensemble"]
 )

@@ -2,4 +2,4 @@
 
 from pynomaly_tasks.tasks.worker import build_worker
 
-app = build_worker(["notifications"], pool="threads", preload=["apprise"])
+app = build_worker(["notifications"], pool="threads", imports=["apprise"])

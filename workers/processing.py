@@ -2,4 +2,4 @@
 
 from pynomaly_tasks.tasks.worker import build_worker
 
-app = build_worker(["data_processing"], pool="prefork", preload=["duckdb", "pyarrow.parquet"])
+app = build_worker(["data_processing"], pool="prefork", imports=["duckdb", "pyarrow.parquet"])

@@ -2,4 +2,4 @@
 
 from pynomaly_tasks.tasks.worker import build_worker
 
-app = build_worker(["reports"], pool="threads", preload=["jinja2"])
+app = build_worker(["reports"], pool="threads", imports=["jinja2"])

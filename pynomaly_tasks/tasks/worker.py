@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import os
-import threading
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -15,6 +13,7 @@ from pynomaly_tasks.bootstrap import app, current_platform
 from pynomaly_tasks.queueing.app import QUEUES
 from pynomaly_tasks.settings import limit_library_threads
 from pynomaly_tasks.tasks import detection, logs, maintenance, notifications, processing, reports, revoke
+from pynomaly_tasks.tasks.sharing import share_imports
 from pynomaly_tasks.tasks.startup import settings_or_exit
 from pynomaly_tasks.tasks.watch import Watch
 
@@ -28,15 +27,11 @@ def build_worker(
     queues: Sequence[str] = tuple(QUEUES),
     *,
     pool: Literal["prefork", "threads"],
-    preload: Sequence[str] = (),
-    warm: Sequence[str] = (),
+    imports: Sequence[str] = (),
 ) -> Celery:
     """The app as a worker for ``queues`` (``-Q``, ``-P`` and ``-c`` still win).
 
-    ``preload``: modules that the parent imports before it forks, which its children then share;
-    they are imported only, since a parent that has used BLAS or polars hangs its children.
-    ``warm``: modules so slow to import that the worker would be ready seconds later; each child
-    imports them beside its first wait for work.
+    ``imports``: what the work needs and is slow to import: see `pynomaly_tasks.tasks.sharing`.
     """
     settings = settings_or_exit("worker")
     app.conf.worker_pool = pool
@@ -45,12 +40,12 @@ def build_worker(
     )
     app.steps["worker"].add(Watch)
     app.steps["worker"].add(maintenance.Maintenance)
+    app.steps["worker"].add(share_imports(imports))
 
     def prepare_parent(instance: Any, **kwargs: Any) -> None:
         if not instance.app.amqp.queues._consume_from:
             instance.app.amqp.queues.select(list(queues))
         limit_library_threads(max(1, (os.cpu_count() or 1) // instance.concurrency))
-        _import_all(preload)
         platform = current_platform()
         _ = platform.store, platform.runner  # migrated and checked before the first job
 
@@ -58,12 +53,6 @@ def build_worker(
 
     def prepare_child(**kwargs: Any) -> None:
         _ = current_platform().runner
-        threading.Thread(target=_import_all, args=(warm,), name="warm-up", daemon=True).start()
 
     worker_process_init.connect(prepare_child, weak=False)
     return app
-
-
-def _import_all(modules: Sequence[str]) -> None:
-    for module in modules:
-        importlib.import_module(module)
