@@ -8,7 +8,7 @@ from typing import Any
 
 import rich_click as click
 
-from pynomaly_tasks.cli import config, dead_letters, demo, jobs, store, up
+from pynomaly_tasks.cli import broker_letters, config, dead_letters, demo, jobs, store, up
 from pynomaly_tasks.errors import PynomalyError
 
 #: What a shell reports for a program that Ctrl-C ended.
@@ -40,7 +40,15 @@ def pynomaly() -> None:
     """Anomaly detection as background jobs: start the platform, look at jobs, mend what failed."""
 
 
-for command in (up.up, demo.demo, jobs.jobs, dead_letters.dead_letters, config.config, store.store):
+for command in (
+    up.up,
+    demo.demo,
+    jobs.jobs,
+    dead_letters.dead_letters,
+    broker_letters.broker_letters,
+    config.config,
+    store.store,
+):
     pynomaly.add_command(command)
 
 

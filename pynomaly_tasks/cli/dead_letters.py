@@ -53,14 +53,17 @@ def show(letter_id: int) -> None:
 @click.argument("letter_ids", type=int, nargs=-1, required=True)
 @edited
 def replay(letter_ids: tuple[int, ...], edits: tuple[str, ...]) -> None:
-    """Run the jobs of dead letters again as new ones; print the new ids."""
+    """Run the jobs of dead letters again as new ones, send their messages again; print the new ids."""
     changes = named_values("--edit", edits)
     platform = connect()
+    from pynomaly_tasks.queueing.kept import can_be_replayed, replay_message
 
     def replay_one(letter_id: int) -> str:
         letter = platform.store.get_dead_letter(letter_id)
-        if letter.job_id is None or letter.replayed_as is not None:
+        if letter.replayed_as is not None or (letter.job_id is None and not can_be_replayed(letter)):
             raise Conflict(f"dead letter {letter_id}: {_what_to_do(letter)}")
+        if letter.job_id is None:
+            return replay_message(platform, letter, changes)
         return platform.replay(letter.job_id, changes).id
 
     change_each(letter_ids, replay_one)
@@ -132,12 +135,16 @@ def _what_to_do(letter: DeadLetter) -> str:
     if letter.replayed_as is not None:
         return f"was replayed as job {letter.replayed_as}; replay that one if it failed too"
     if letter.discarded_at is not None:
-        return "was discarded; `pynomaly jobs replay` with its job id still runs it again"
+        again = f"jobs replay {letter.job_id}" if letter.job_id else f"dead-letters replay {letter.id}"
+        return f"was discarded; `pynomaly {again}` still runs it again"
     if letter.job_id is None:
-        return (
-            "is a message that never became a job, so there is nothing to run again: mend what sent it, "
-            f"send it again, then `pynomaly dead-letters discard {letter.id}`"
-        )
+        from pynomaly_tasks.queueing.kept import can_be_replayed
+
+        if not can_be_replayed(letter):
+            return (
+                "is a message that never became a job, so there is nothing to run again: mend what sent it, "
+                f"send it again, then `pynomaly dead-letters discard {letter.id}`"
+            )
     return (
         f"`pynomaly dead-letters replay {letter.id}` (with --edit FIELD=VALUE to change the request), "
         f"or `pynomaly dead-letters discard {letter.id}`"

@@ -186,6 +186,11 @@ class CeleryQueue:
             with suppress(redis.RedisError):  # it expires
                 self._client().delete(_COLLECTING_KEY)
 
+    def send_again(self, queue: str, raw: bytes) -> None:
+        """Put a message that was kept into its queue, as it came. Raises BrokerUnavailable."""
+        with mapped_errors():
+            self._client().lpush(queue, raw)
+
     def forget_dead_letter(self, letter: Letter) -> None:
         """The letter is kept elsewhere. Raises BrokerUnavailable."""
         with mapped_errors():

@@ -68,6 +68,13 @@ class DeadLetters:
                 update(dead_letters).where(dead_letters.c.job_id == job_id).values(replayed_as=replayed_as)
             )
 
+    def mark_letter_replayed(self, letter_id: int, replayed_as: str) -> None:
+        """Note what took the place of a message that never became a job."""
+        with self._db.writing() as connection:
+            connection.execute(
+                update(dead_letters).where(dead_letters.c.id == letter_id).values(replayed_as=replayed_as)
+            )
+
     def discard(self, letter_id: int) -> DeadLetter:
         """Note that a person decided against it; the row stays until retention. Raises NotFound, Conflict."""
         self.get_dead_letter(letter_id)

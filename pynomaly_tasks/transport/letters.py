@@ -1,6 +1,6 @@
 """Dead letters in Redis, for a person: list, show, replay and discard them, in any Celery app.
 
-``python -m pynomaly_tasks.transport.letters --help`` does the same in a shell.
+``pynomaly broker-letters`` does the same in a shell.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Self
 
 import orjson
 import redis
 
+from pynomaly_tasks.errors import NotFound
 from pynomaly_tasks.transport import scripts
 from pynomaly_tasks.transport.publishing import MAX_WAKE_TOKENS, WAKE_EXPIRES_S
 
@@ -47,6 +48,15 @@ class Letters:
         self._client: Any = client  # redis-py types each answer as perhaps awaitable
         self._prefix = prefix
 
+    @classmethod
+    def at(cls, url: str, *, prefix: str = "") -> Self:
+        """Of the broker at this URL, with the number of its database; close it."""
+        return cls(redis.Redis.from_url(url, socket_timeout=10.0, socket_connect_timeout=5.0), prefix=prefix)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
     def queues(self) -> list[str]:
         """The queues that have dead letters; looks at every key of the database."""
         pattern = f"{_escaped(self._prefix)}*{_SEPARATOR}dead"
@@ -69,11 +79,11 @@ class Letters:
                 start += len(entries)
 
     def get(self, letter_id: str, queue: str | None = None) -> Letter:
-        """The letter with this id. Raises LookupError."""
+        """The letter with this id. Raises NotFound."""
         for letter in self.list(queue):
             if letter.id == letter_id:
                 return letter
-        raise LookupError(f"there is no dead letter {letter_id}; it was replayed or discarded, or never was")
+        raise NotFound(f"there is no dead letter {letter_id}; it was replayed or discarded, or never was")
 
     def replay(self, letter: Letter, raw: bytes | None = None) -> bool:
         """Put the message, or ``raw`` in its place, back into its queue, and take the letter out, at once.
@@ -129,9 +139,3 @@ def _letter(queue: str, entry: bytes) -> Letter:
 
 def _escaped(prefix: str) -> str:
     return "".join(f"\\{character}" if character in "*?[]^\\" else character for character in prefix)
-
-
-if __name__ == "__main__":
-    from pynomaly_tasks.transport.letters_command import main
-
-    main(prog_name="python -m pynomaly_tasks.transport.letters")

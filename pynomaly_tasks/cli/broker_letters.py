@@ -1,70 +1,71 @@
-"""``python -m pynomaly_tasks.transport.letters``: dead letters in a shell."""
+"""``pynomaly broker-letters``: what the transport kept in Redis, of any Celery app that uses it."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from itertools import islice
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
-import click
-import orjson
-import redis
+import rich_click as click
 
-from pynomaly_tasks.transport.letters import Letter, Letters
+from pynomaly_tasks.cli.terminal import change_each, print_json, print_table
+from pynomaly_tasks.errors import Conflict
 
-_SHOWN_CHARACTERS = 200
+if TYPE_CHECKING:
+    from pynomaly_tasks.transport.letters import Letter, Letters
 
 _queue = click.option("--queue", help="Only of this queue.")
 _ids = click.argument("letter_ids", nargs=-1, metavar="[ID]...")
 _all = click.option("--all", "everything", is_flag=True, help="Every letter of --queue.")
 
 
-@click.group(help="Messages that could not be delivered, or were refused.")
+@click.group("broker-letters")
 @click.option(
     "--broker", envvar="CELERY_BROKER_URL", default="redis://localhost:6379/0", show_default=True,
     show_envvar=True, metavar="URL", help="Redis, with the number of the database.",
 )  # fmt: skip
 @click.option("--prefix", default="", help="The app's global_keyprefix.")
 @click.pass_context
-def main(context: click.Context, broker: str, prefix: str) -> None:
-    """Connect, when the command does."""
-    client = redis.Redis.from_url(broker, socket_timeout=10.0, socket_connect_timeout=5.0)
-    context.call_on_close(client.close)
-    context.obj = Letters(client, prefix=prefix)
+def broker_letters(context: click.Context, broker: str, prefix: str) -> None:
+    """Look at messages that a Celery app's broker could not deliver; send them again, or discard them.
+
+    For apps that use the transport without the platform: the platform brings its own into its store.
+    """
+    from pynomaly_tasks.queueing.queue import mapped_errors
+    from pynomaly_tasks.transport.letters import Letters
+
+    context.obj = letters = Letters.at(broker, prefix=prefix)
+    context.call_on_close(letters.close)
+    context.with_resource(mapped_errors())
 
 
-@main.command("list")
+@broker_letters.command("list")
 @_queue
 @click.option("--limit", default=100, show_default=True, type=click.IntRange(1))
 @click.pass_obj
 def list_(letters: Letters, queue: str | None, limit: int) -> None:
-    """One line each: id, time, queue, bytes, reason."""
-    with _explained():
-        for letter in islice(letters.list(queue), limit):
-            at = f"{letter.at:%Y-%m-%dT%H:%M:%SZ}" if letter.at else "-"
-            parts = (letter.id, at, letter.queue, str(len(letter.raw)), letter.reason[:_SHOWN_CHARACTERS])
-            click.echo("\t".join(parts))
+    """List them, by queue, newest first."""
+    columns = ("id", "at", "queue", "bytes", "reason")
+    print_table(columns, map(_row, islice(letters.list(queue), limit)))
 
 
-@main.command()
+@broker_letters.command()
 @click.argument("letter_id", metavar="ID")
 @_queue
 @click.pass_obj
 def show(letters: Letters, letter_id: str, queue: str | None) -> None:
     """A letter with its message, as JSON."""
-    with _explained():
-        letter = letters.get(letter_id, queue)
+    letter = letters.get(letter_id, queue)
     try:
         message = {"message": letter.raw.decode()}
     except UnicodeDecodeError:
         message = {"message_base64": base64.b64encode(letter.raw).decode()}
     shown = {"id": letter.id, "queue": letter.queue, "at": letter.at, "reason": letter.reason, **message}
-    click.echo(orjson.dumps(shown, option=orjson.OPT_INDENT_2))
+    print_json(shown)
 
 
-@main.command()
+@broker_letters.command()
 @_ids
 @_queue
 @_all
@@ -77,20 +78,23 @@ def replay(
     if message is not None and len(letter_ids) != 1:
         raise click.UsageError("--message takes the place of one message: name one id.")
     raw = None if message is None else message.read()
-    with _explained():
-        named = _named(letters, letter_ids, queue, everything)
-        _change_each(named, lambda letter: letters.replay(letter, raw), "replayed")
+    named = _named(letters, letter_ids, queue, everything)
+    _change_each(named, lambda letter: letters.replay(letter, raw), "replayed")
 
 
-@main.command()
+@broker_letters.command()
 @_ids
 @_queue
 @_all
 @click.pass_obj
 def discard(letters: Letters, letter_ids: Sequence[str], queue: str | None, everything: bool) -> None:
     """Remove letters for good."""
-    with _explained():
-        _change_each(_named(letters, letter_ids, queue, everything), letters.discard, "discarded")
+    _change_each(_named(letters, letter_ids, queue, everything), letters.discard, "discarded")
+
+
+def _row(letter: Letter) -> tuple[str, ...]:
+    at = f"{letter.at:%Y-%m-%d %H:%M:%S}" if letter.at else ""
+    return letter.id, at, letter.queue, str(len(letter.raw)), letter.reason
 
 
 def _named(letters: Letters, ids: Sequence[str], queue: str | None, everything: bool) -> list[Letter]:
@@ -100,20 +104,9 @@ def _named(letters: Letters, ids: Sequence[str], queue: str | None, everything: 
 
 
 def _change_each(named: Sequence[Letter], change: Callable[[Letter], bool], done: str) -> None:
-    n_gone = 0
-    for letter in named:
-        is_done = change(letter)
-        n_gone += not is_done
-        click.echo(f"{letter.id} {done if is_done else 'is gone: somebody else was faster'}")
-    if n_gone:
-        raise click.exceptions.Exit(1)
+    def change_one(letter: Letter) -> str:
+        if not change(letter):
+            raise Conflict(f"dead letter {letter.id} is gone: somebody else was faster")
+        return f"{letter.id} {done}"
 
-
-@contextmanager
-def _explained() -> Iterator[None]:
-    try:
-        yield
-    except LookupError as error:
-        raise click.ClickException(str(error)) from None
-    except redis.RedisError as error:
-        raise click.ClickException(f"the broker refused, or gave no answer: {error}") from None
+    change_each(named, change_one)
