@@ -1,4 +1,4 @@
-"""Engines whose processes the tests may kill."""
+"""Engines whose processes the tests may kill, and pytest-celery's nodes on local processes."""
 
 from __future__ import annotations
 
@@ -6,8 +6,17 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from celery import Celery
 
 from pynomaly_tasks.embedded.redis_server import RedisServer
+from support.celery_nodes import (
+    LocalRedis,
+    LocalTestBackend,
+    LocalTestBroker,
+    LocalTestWorker,
+    LocalWorker,
+    LocalWorkerOptions,
+)
 from support.jobs import Engine, EngineStarter
 from support.processes import Programs
 
@@ -32,3 +41,40 @@ def start_engine(tmp_path: Path, programs: Programs) -> Iterator[EngineStarter]:
 def engine(start_engine: Callable[..., Engine], own_redis: RedisServer) -> Engine:
     """On SQLite and a Redis of its own."""
     return start_engine(own_redis.url)
+
+
+@pytest.fixture
+def celery_broker(own_redis: RedisServer) -> Iterator[LocalTestBroker]:
+    """pytest-celery's broker node, on a Redis of the test's own."""
+    node = LocalTestBroker(LocalRedis(own_redis, 1))
+    yield node
+    node.teardown()
+
+
+@pytest.fixture
+def celery_backend(start_redis: Callable[..., RedisServer]) -> Iterator[LocalTestBackend]:
+    """pytest-celery's result backend node, on another Redis: the broker may die without it."""
+    node = LocalTestBackend(LocalRedis(start_redis(), 2))
+    yield node
+    node.teardown()
+
+
+@pytest.fixture
+def local_worker_options() -> LocalWorkerOptions:
+    """How the worker node is started; a test module overrides it for another app."""
+    return LocalWorkerOptions()
+
+
+@pytest.fixture
+def celery_worker(
+    celery_broker: LocalTestBroker,
+    celery_backend: LocalTestBackend,
+    celery_setup_app: Celery,
+    programs: Programs,
+    local_worker_options: LocalWorkerOptions,
+) -> Iterator[LocalTestWorker]:
+    """pytest-celery's worker node, on a process group of this machine."""
+    urls = celery_broker.config()["url"], celery_backend.config()["url"]
+    node = LocalTestWorker(LocalWorker(programs, local_worker_options, *urls), celery_setup_app)
+    yield node
+    node.teardown()

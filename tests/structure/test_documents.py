@@ -1,4 +1,4 @@
-"""What README and docs/ show is what there is: code runs, commands exist, settings are listed."""
+"""What README and docs/ show is what there is: commands exist, links lead somewhere, settings are listed."""
 
 from __future__ import annotations
 
@@ -12,10 +12,6 @@ from pathlib import Path
 import click
 import pytest
 
-from pynomaly_tasks.embedded.child import Child
-from pynomaly_tasks.embedded.redis_server import RedisServer
-from support.processes import Programs
-
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -27,11 +23,6 @@ def _blocks(page: Path, *languages: str) -> list[str]:
     return [code for language, code in BLOCK.findall(page.read_text("utf-8")) if language in languages]
 
 
-def _ids(pages: list[Path]) -> list[str]:
-    return [str(page.relative_to(ROOT)) for page in pages]
-
-
-PYTHON_PAGES = [page for page in PAGES if _blocks(page, "python")]
 COMMANDS = sorted(
     {
         command.strip().removeprefix("$ ")
@@ -42,33 +33,6 @@ COMMANDS = sorted(
         if command.strip() and not command.strip().startswith("#")
     }
 )
-
-
-@pytest.fixture(scope="module")
-def platform_env(tmp_path_factory: pytest.TempPathFactory):
-    """The environment of a running platform: Redis, SQLite, and a worker for all queues."""
-    directory = tmp_path_factory.mktemp("platform")
-    with RedisServer(directory / "redis") as redis:
-        env = {"PYNOMALY_REDIS__URL": redis.url, "PYNOMALY_DATA__DIRECTORY": str(directory / "data"),
-               "PYNOMALY_DATA__ROOTS": f'["{ROOT}"]'}  # fmt: skip
-        programs = Programs(directory / "programs")
-        try:
-            programs.celery_worker("workers.all", env=env)
-            yield env
-        finally:
-            for program in programs.started:
-                Child.stop(program, 10.0)
-            programs.close()
-
-
-@pytest.mark.parametrize("page", PYTHON_PAGES, ids=_ids(PYTHON_PAGES))
-def test_python_of_a_page_runs_from_top_to_bottom(page: Path, platform_env, programs: Programs) -> None:
-    code = "\n".join(_blocks(page, "python"))
-
-    program = programs.python("-W", "error", "-c", code, env=platform_env, name=page.stem)
-
-    assert program.wait(120.0), program.log_tail()
-    assert program.returncode == 0, program.log_tail(60)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

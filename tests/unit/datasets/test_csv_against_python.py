@@ -7,7 +7,7 @@ import io
 import tempfile
 from pathlib import Path
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pynomaly_tasks.datasets import DatasetOpener
@@ -23,7 +23,6 @@ def tables(draw: st.DrawFn) -> list[list[str]]:
     return draw(st.lists(st.lists(CELLS, min_size=n_columns, max_size=n_columns), min_size=1, max_size=12))
 
 
-@settings(max_examples=30, deadline=None)
 @given(tables(), st.sampled_from(",;\t|"), st.sampled_from(["\n", "\r\n"]), st.booleans())
 def test_what_python_writes_is_read_back(
     table: list[list[str]], delimiter: str, line_end: str, quote_all: bool

@@ -250,11 +250,11 @@ class JobsOfOneStore(RuleBasedStateMachine):
         assert len(self.store.list_dead_letters(limit=1_000)) == n_letters
 
 
-def _run(max_examples: int, step_count: int) -> None:
+def _run(step_count: int, **counts: int) -> None:
     run_state_machine_as_test(
         JobsOfOneStore,
         settings=settings(
-            max_examples=max_examples,
+            **counts,
             stateful_step_count=step_count,
             deadline=None,
             suppress_health_check=list(HealthCheck),
@@ -263,10 +263,10 @@ def _run(max_examples: int, step_count: int) -> None:
 
 
 def test_store_follows_the_rules_in_any_interleaving() -> None:
-    _run(20, 30)
+    _run(30)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_store_follows_the_rules_in_300_long_interleavings() -> None:
-    _run(300, 60)
+    _run(60, max_examples=300)

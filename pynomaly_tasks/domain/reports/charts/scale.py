@@ -60,11 +60,16 @@ def number_ticks(scale: Scale, n: int = 5) -> list[Tick]:
     span = scale.data_max - scale.data_min
     if not (math.isfinite(span) and span > 0):
         return []
-    rough = span / n
+    # Far from zero, numbers closer than this are one and the same float.
+    rough = max(span / n, 4 * math.ulp(max(abs(scale.data_min), abs(scale.data_max))))
     power = 10.0 ** math.floor(math.log10(rough))
     step = next((m * power for m in (1, 2, 2.5, 5, 10) if m * power >= rough), 10 * power)
     first, last = math.ceil(scale.data_min / step), math.floor(scale.data_max / step)
-    return [Tick(at=scale(k * step), label=_round_label(k * step, step)) for k in range(first, last + 1)]
+    values = (k * step for k in range(first, last + 1))
+    return [
+        Tick(at=scale(min(max(value, scale.data_min), scale.data_max)), label=_round_label(value, step))
+        for value in values
+    ]
 
 
 def _round_label(value: float, step: float) -> str:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, precision_recall_fscore_support, roc_auc_score
 
@@ -17,7 +17,6 @@ from pynomaly_tasks.domain.detection.evaluation import (
 ROWS = st.lists(st.tuples(st.booleans(), st.integers(0, 8), st.booleans()), min_size=2, max_size=60)
 
 
-@settings(max_examples=100, deadline=None)
 @given(ROWS)
 def test_figures_equal_scikit_learns(rows: list[tuple[bool, int, bool]]) -> None:
     truth, score, found = (np.array(part) for part in zip(*rows, strict=True))

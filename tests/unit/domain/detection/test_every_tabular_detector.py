@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pynomaly_tasks.domain.detection.build import build_detector
@@ -74,7 +74,6 @@ def test_the_first_reason_names_the_planted_column_and_its_direction(
 
 
 @pytest.mark.parametrize("name", TABULAR)
-@settings(max_examples=15, deadline=None)
 @given(data=st.data())
 def test_a_rows_score_is_the_same_alone_in_a_batch_and_in_another_order(name: str, data: Any) -> None:
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pynomaly_tasks.domain.detection.quantiles import TAIL_VALUES, QuantileSummary
@@ -15,7 +15,6 @@ def summary_of(values: np.ndarray, *, split: int = 10_000, buffer_values: int = 
     return summary
 
 
-@settings(max_examples=50, deadline=None)
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=200), st.lists(st.floats(-1e6, 1e6), max_size=20))
 def test_few_values_are_counted_exactly(values: list[float], asked: list[float]) -> None:
     x = np.array(values)
@@ -108,7 +107,6 @@ def test_nothing_seen_has_no_distribution() -> None:
         QuantileSummary().distribution()
 
 
-@settings(max_examples=50, deadline=None)
 @given(
     st.lists(st.integers(0, 9), min_size=1, max_size=60),
     st.lists(st.integers(-1, 10), min_size=1, max_size=60),

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pynomaly_tasks.domain.detection import score_store
@@ -26,7 +26,6 @@ def test_scores_come_back_in_order(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.concatenate(list(store.chunks(4))), np.arange(10.0))
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.floats(allow_nan=False, allow_infinity=False, width=64), min_size=1, max_size=300), st.data()
 )

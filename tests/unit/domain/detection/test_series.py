@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pydantic import ValidationError
@@ -93,7 +93,6 @@ def test_unit_and_origin_of_the_values_do_not_matter(name: str, shift: float, sc
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=60, deadline=None)
 @given(values=arrays(np.float64, st.integers(80, 160), elements=st.floats(-1e150, 1e150)), data=st.data())
 def test_scores_are_finite_and_never_negative(name: str, values: np.ndarray, data: st.DataObject) -> None:
     missing = data.draw(st.sets(st.integers(0, len(values) - 1), max_size=20))

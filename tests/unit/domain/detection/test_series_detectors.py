@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -18,7 +18,6 @@ def rolling(values: np.ndarray, **params: object) -> np.ndarray:
     return score_series("rolling_robust_z", RollingRobustZParams(**params), None, values, seed=0).score
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     values=arrays(np.float64, st.integers(120, 300), elements=st.floats(-1e12, 1e12)),
     cut=st.integers(40, 300),

@@ -7,13 +7,12 @@ from decimal import Decimal
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pynomaly_tasks.domain.detection.top_rows import MAX_TEXT, TopRows, json_value
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=80), st.integers(1, 12), st.integers(1, 30))
 def test_the_highest_rows_are_kept_whatever_the_batches(scores: list[int], limit: int, size: int) -> None:
     top = TopRows(limit)

@@ -12,7 +12,7 @@ from html.parser import HTMLParser
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pynomaly_tasks.domain.reports import Report, Source, build_report
@@ -406,7 +406,6 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_no_result_however_odd_breaks_the_page(data: st.DataObject) -> None:
     detail: dict[str, Any] = data.draw(st.sampled_from([detection, profile]))()

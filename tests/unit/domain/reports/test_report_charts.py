@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pynomaly_tasks.domain.reports.charts.heat_map import draw_heat_map
@@ -43,6 +43,7 @@ def test_numbers_on_an_axis_are_round(low: float, high: float, labels: list[str]
     assert [tick.label for tick in ticks] == labels
 
 
+@example(low=450359962737050.25, span=0.25, n=5)  # a step finer than what a float can tell apart there
 @given(low=st.floats(-1e15, 1e15), span=st.floats(1e-3, 1e15), n=st.integers(2, 10))
 def test_an_axis_has_a_readable_number_of_ticks_inside_it(low: float, span: float, n: int) -> None:
     scale = Scale(data_min=low, data_max=low + span, start=0, end=1_000)
