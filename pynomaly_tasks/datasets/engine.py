@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pynomaly_tasks.datasets.csv_dialect import open_quote, wrong_field_count
+from pynomaly_tasks.datasets.json_objects import NO_KEYS, TOO_DEEP
 from pynomaly_tasks.datasets.source import refused
 from pynomaly_tasks.errors import PynomalyError, SourceUnavailable
 
@@ -193,7 +194,7 @@ def explained(message: str) -> str:
     """What a duckdb message means for the file: the line and the fault, without advice on SQL options."""
     message = re.sub(r' in file "[^"]*"', "", message)
     if "recursion depth" in message:
-        return "holds JSON nested deeper than 128 levels; flatten it"
+        return TOO_DEEP
     line = re.search(r"(?:CSV Error on Line: |in line )(\d+)", message)
     number = int(line.group(1)) if line else None
     where = "" if number is None else f"line {number}: "
@@ -204,7 +205,7 @@ def explained(message: str) -> str:
     if "unterminated quote" in message or "quote should be followed" in message.lower():
         return open_quote(number)
     if "expected records" in message:
-        return "is not JSON lines: each line must be an object with at least one key"
+        return NO_KEYS
     if "/proc/self/fd/" in message and "Permission Error" in message:
         return "was replaced while it was read; submit the job again"
     if "invalid state" in message:

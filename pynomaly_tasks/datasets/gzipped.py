@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pynomaly_tasks.datasets.source import SNIFFED_BYTES, Source, check_text, refused
-from pynomaly_tasks.errors import SourceUnavailable
+from pynomaly_tasks.errors import InvalidDataset, SourceUnavailable
 
 CHUNK_BYTES = 1 << 20
 
@@ -25,7 +25,7 @@ def unpacked(
     out = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         n_bytes = 0
-        for chunk in _expanded(checked, fd):
+        for chunk in expanded(checked, fd):
             if n_bytes == 0:
                 check_text(checked.source, chunk[:SNIFFED_BYTES], checked.format)
             n_bytes += len(chunk)
@@ -37,7 +37,7 @@ def unpacked(
             if checkpoint is not None:
                 checkpoint()
         if n_bytes == 0:
-            raise refused(f"{checked.source!r} is empty when unpacked")
+            raise nothing_inside(checked.source)
         os.dup2(out, fd, inheritable=False)
     except OSError as error:
         raise SourceUnavailable(f"{checked.source!r} could not be unpacked: {error.strerror}") from error
@@ -46,8 +46,11 @@ def unpacked(
     return target
 
 
-def _expanded(checked: Source, fd: int) -> Iterator[bytes]:
-    """The content in pieces of at most CHUNK_BYTES; a file may hold several gzip members."""
+def expanded(checked: Source, fd: int) -> Iterator[bytes]:
+    """The content in pieces of at most CHUNK_BYTES; a file may hold several gzip members.
+
+    Raises InvalidDataset where it is damaged or ends too early.
+    """
     packed, offset = b"", 0
     member = zlib.decompressobj(wbits=31)
     try:
@@ -72,6 +75,11 @@ def _expanded(checked: Source, fd: int) -> Iterator[bytes]:
         raise refused(f"{checked.source!r} is damaged gzip: {error}") from None
     if not member.eof:
         raise refused(f"{checked.source!r} is cut off: the gzip data ends too early")
+
+
+def nothing_inside(source: str) -> InvalidDataset:
+    """The error for an archive of nothing."""
+    return refused(f"{source!r} is empty when unpacked")
 
 
 def _write(fd: int, data: bytes) -> None:

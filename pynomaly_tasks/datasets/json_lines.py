@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
-import json
 import os
 import re
 from collections.abc import Callable
@@ -17,6 +15,7 @@ from pynomaly_tasks.datasets.column_types import (
 )
 from pynomaly_tasks.datasets.dataset import Relation
 from pynomaly_tasks.datasets.engine import Engine, quoted_name, quoted_text
+from pynomaly_tasks.datasets.json_objects import object_of
 from pynomaly_tasks.datasets.limits import Limits
 from pynomaly_tasks.datasets.source import Source, check_utf8, refused
 from pynomaly_tasks.errors import InvalidDataset
@@ -103,12 +102,4 @@ def _refuse_first_bad_line(source: str, fd: int) -> None:
                 )
             check_utf8(source, line, start=offset, last=True)
             offset += len(line)
-            try:
-                value = json.loads(line.removeprefix(codecs.BOM_UTF8)) if line.strip() else {}
-            except RecursionError:
-                return
-            except ValueError as error:
-                problem = getattr(error, "msg", "no JSON")
-                raise refused(f"{source!r} line {number}: is not valid JSON: {problem}") from None
-            if not isinstance(value, dict):
-                raise refused(f"{source!r} line {number}: is not a JSON object {{...}}")
+            object_of(source, number, line)

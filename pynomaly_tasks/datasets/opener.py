@@ -9,8 +9,10 @@ from pathlib import Path
 
 from pynomaly_tasks.datasets.dataset import Dataset, Relation
 from pynomaly_tasks.datasets.engine import Engine, Workspace
+from pynomaly_tasks.datasets.first_look import Looker
 from pynomaly_tasks.datasets.gzipped import unpacked
 from pynomaly_tasks.datasets.limits import Limits
+from pynomaly_tasks.datasets.preview import Preview
 from pynomaly_tasks.datasets.source import Source, SourceGuard
 from pynomaly_tasks.errors import SourceUnavailable
 
@@ -34,17 +36,19 @@ class DatasetOpener:
     ) -> None:
         self._guard = SourceGuard(roots)
         self._limits = Limits(n_columns=max_columns, n_rows=max_rows)
+        self._looker = Looker(self._guard, self._limits)
         self._memory_limit_mb = memory_limit_mb
         self._temp_directory = temp_directory
         self._threads = threads
         self._max_expanded_bytes = max_expanded_mb << 20
 
-    def check(self, source: str) -> Source:
-        """The checks that cost no time: allowed, there, a file, its first 64 KiB are of its format.
+    def check(self, source: str, judge: Callable[[Preview], None] | None = None) -> Source:
+        """What can be found wrong before a job is stored; see `first_look`.
 
-        For the caller, before a job is stored; loads no library. Raises InvalidDataset, SourceUnavailable.
+        judge raises when what was seen of the file does not fit what is asked of it. The same file is
+        read once for many calls. Raises InvalidDataset, SourceUnavailable, and what judge raises.
         """
-        return self._guard.check(source)
+        return self._looker.check(source, judge)
 
     def open(self, source: str, checkpoint: Callable[[], None] | None = None) -> Dataset:
         """The dataset, every row of it read once unless it is Parquet.

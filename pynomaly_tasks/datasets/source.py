@@ -70,21 +70,18 @@ class SourceGuard:
     def __init__(self, roots: Sequence[Path]) -> None:
         self._roots = tuple(root.resolve() for root in roots)
 
-    def check(self, source: str) -> Source:
-        """The file behind a source. Raises InvalidDataset, SourceUnavailable."""
-        checked, fd = self.open(source)
-        os.close(fd)
-        return checked
-
     def open(self, source: str) -> tuple[Source, int]:
-        """The file and a descriptor of the very file that was checked; the caller closes it."""
-        path = self._locate(source)
+        """The file and a descriptor of the very file that was checked; the caller closes it.
+
+        Raises InvalidDataset, SourceUnavailable.
+        """
+        path = self.locate(source)
         try:
             return self._open(source, path)
         except OSError as error:
-            raise self._explained(source, error) from error
+            raise explained(source, error) from error
 
-    def _locate(self, source: str) -> Path:
+    def locate(self, source: str) -> Path:
         """The resolved path. What lies outside the roots is refused before it is looked at."""
         if not source.strip() or "\0" in source:
             raise refused("is empty or holds a NUL character; give the path of a file")
@@ -153,15 +150,17 @@ class SourceGuard:
             check_text(source, head, format_)
         return Source(source=source, path=path, format=format_, compressed=compressed, size_bytes=size_bytes)
 
-    def _explained(self, source: str, error: OSError) -> Exception:
-        if error.errno in (errno.EACCES, errno.EPERM):
-            return refused(f"{source!r} may not be read by this process; give it read permission")
-        if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR):
-            return refused(f"{source!r} was removed or replaced while it was checked; try again")
-        return SourceUnavailable(f"{source!r} could not be read: {error.strerror}")
-
     def _named_roots(self) -> str:
         return ", ".join(str(root) for root in self._roots) or "no directory: data.roots is empty"
+
+
+def explained(source: str, error: OSError) -> InvalidDataset | SourceUnavailable:
+    """What an error of the system means for a source."""
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return refused(f"{source!r} may not be read by this process; give it read permission")
+    if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR):
+        return refused(f"{source!r} was removed or replaced while it was checked; try again")
+    return SourceUnavailable(f"{source!r} could not be read: {error.strerror}")
 
 
 def check_text(source: str, head: bytes, format_: Format) -> None:
@@ -177,7 +176,7 @@ def check_text(source: str, head: bytes, format_: Format) -> None:
         raise refused(f"{source!r} is Parquet by its content; rename it to end in .parquet")
     at = head.find(b"\0")
     if at >= 0:
-        raise refused(f"{source!r} is not text: NUL byte at offset {at}")
+        raise not_text(source, at)
     check_utf8(source, head, start=0, last=False)
     stripped = head.removeprefix(codecs.BOM_UTF8).lstrip()
     if not stripped and len(head) < SNIFFED_BYTES:
@@ -189,6 +188,11 @@ def check_text(source: str, head: bytes, format_: Format) -> None:
             else ""
         )
         raise refused(f"{source!r} is not JSON lines: one {{...}} object a line is needed{hint}")
+
+
+def not_text(source: str, offset: int) -> InvalidDataset:
+    """The error for a NUL byte."""
+    return refused(f"{source!r} is not text: NUL byte at offset {offset}")
 
 
 def check_utf8(source: str, data: bytes, *, start: int, last: bool) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from pynomaly_tasks.domain.detection.catalog import DetectorSpec
+from pynomaly_tasks.domain.detection.column_rules import LeftOut
 from pynomaly_tasks.domain.detection.evaluation import Evaluation
 from pynomaly_tasks.domain.detection.explanation import Contribution
-from pynomaly_tasks.domain.detection.preparation import LeftOut
 from pynomaly_tasks.domain.detection.threshold import Threshold
 from pynomaly_tasks.domain.detection.threshold_rule import ThresholdRule
 

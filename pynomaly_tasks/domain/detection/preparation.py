@@ -11,9 +11,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pynomaly_tasks.domain.detection.column_rules import (
+    A_DATE,
+    A_TEXT,
+    ALL_MISSING,
+    ALL_THE_SAME,
+    NOT_ASKED_FOR,
+    LeftOut,
+    check_names,
+    no_timestamp,
+    nothing_left,
+)
 from pynomaly_tasks.domain.detection.detector import FloatArray
 from pynomaly_tasks.domain.detection.table import Table, TableColumn
-from pynomaly_tasks.errors import InvalidDataset, InvalidRequest
 
 #: Larger values, as infinite ones, are taken as missing: they are sentinels, not measurements, and the
 #: forest's 32-bit floats end soon after.
@@ -31,14 +41,6 @@ class UsedColumn:
     median: float  #: of the sample; stands in for missing values where a detector cannot take them
     spread: float  #: 1.4826 times the median absolute deviation in the sample; its deviation where that is 0
     shares: Mapping[str, float] = field(default_factory=dict)  #: of each text in the sample, 0 to 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LeftOut:
-    """A column that is not used."""
-
-    column: str
-    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +105,9 @@ def prepare(
     Raises InvalidRequest for an unknown name and InvalidDataset when nothing is left to work on.
     """
     known = {column.name: column for column in table.columns}
-    _check_names(known, columns, timestamp_column, label_column)
+    check_names(known, columns, timestamp_column, label_column)
+    if timestamp_column is not None and known[timestamp_column].kind != "datetime":
+        raise no_timestamp(timestamp_column, known[timestamp_column].kind)
     if timestamp_column is None:
         dates = [c.name for c in table.columns if c.kind == "datetime" and c.name not in (columns or ())]
         timestamp_column = next((name for name in dates if name != label_column), None)
@@ -118,54 +122,24 @@ def prepare(
         else:
             used.append(verdict)
     if not used:
-        reasons = "; ".join(f"{item.column}: {item.reason}" for item in left_out[:20])
-        raise InvalidDataset.of(
-            "columns",
-            f"no column is left to look for anomalies in ({reasons or 'there are no others'}); "
-            "name columns that hold numbers, or text columns to use how frequent each text is",
-        )
+        raise nothing_left(left_out)
     return Preparation(
         used=tuple(used), left_out=tuple(left_out), timestamp=timestamp_column, label=label_column
     )
 
 
-def _check_names(
-    known: Mapping[str, TableColumn],
-    columns: Sequence[str] | None,
-    timestamp_column: str | None,
-    label_column: str | None,
-) -> None:
-    listed = ", ".join(list(known)[:50])
-    for name in columns or ():
-        if name not in known:
-            raise InvalidRequest.of("columns", f"there is no column {name!r}; the file has {listed}")
-        if name in (timestamp_column, label_column):
-            raise InvalidRequest.of(
-                "columns", f"{name!r} is the timestamp or the label, so it cannot be a feature too"
-            )
-    for field_name, wanted in (("timestamp_column", timestamp_column), ("label_column", label_column)):
-        if wanted is not None and wanted not in known:
-            raise InvalidRequest.of(field_name, f"there is no column {wanted!r}; the file has {listed}")
-    if timestamp_column is not None and known[timestamp_column].kind != "datetime":
-        raise InvalidRequest.of(
-            "timestamp_column",
-            f"{timestamp_column!r} holds {known[timestamp_column].kind} values; it must hold dates, "
-            "such as 2024-01-31 12:00:00",
-        )
-
-
 def _decide(column: TableColumn, sample: pa.Table, columns: Sequence[str] | None) -> UsedColumn | LeftOut:
     name = column.name
     if columns is not None and name not in columns:
-        return LeftOut(column=name, reason="not among the columns asked for")
+        return LeftOut(column=name, reason=NOT_ASKED_FOR)
     named = columns is not None
     if column.kind == "datetime" and not named:
-        return LeftOut(column=name, reason="a date; name it in columns to use it as a number")
+        return LeftOut(column=name, reason=A_DATE)
     if column.kind == "text" and not named:
-        return LeftOut(column=name, reason="text; name it in columns to use how frequent each text is")
+        return LeftOut(column=name, reason=A_TEXT)
     values = sample.column(name)
     if values.null_count == len(values):
-        return LeftOut(column=name, reason="every value is missing")
+        return LeftOut(column=name, reason=ALL_MISSING)
     shares: Mapping[str, float] = {}
     encoding: Literal["number", "boolean", "frequency", "time"] = "number"
     if column.kind == "text":
@@ -181,9 +155,9 @@ def _decide(column: TableColumn, sample: pa.Table, columns: Sequence[str] | None
     numbers = _encoded(values, draft)
     numbers = numbers[np.abs(numbers) <= LARGEST_VALUE]
     if len(numbers) == 0:
-        return LeftOut(column=name, reason="every value is missing")
+        return LeftOut(column=name, reason=ALL_MISSING)
     if numbers.min() == numbers.max():
-        return LeftOut(column=name, reason="every value is the same")
+        return LeftOut(column=name, reason=ALL_THE_SAME)
     median = float(np.median(numbers))
     spread = 1.4826 * float(np.median(np.abs(numbers - median))) or float(numbers.std()) or 1.0
     return UsedColumn(name=name, encoding=encoding, median=median, spread=spread, shares=shares)

@@ -7,12 +7,12 @@ from pathlib import Path
 import pyarrow as pa
 
 from pynomaly_tasks.domain.detection.catalog import DetectorSpec
+from pynomaly_tasks.domain.detection.column_rules import windows_without_timestamp
 from pynomaly_tasks.domain.detection.detection import Detection, DetectionTask, Watcher
 from pynomaly_tasks.domain.detection.preparation import Preparation, prepare
 from pynomaly_tasks.domain.detection.run_series import detect_in_series
 from pynomaly_tasks.domain.detection.run_tabular import detect_in_table, sample_rows_for
 from pynomaly_tasks.domain.detection.table import Table
-from pynomaly_tasks.errors import InvalidRequest
 
 DEFAULT_FOR_TABLES = "isolation_forest"
 DEFAULT_FOR_SERIES = "rolling_robust_z"
@@ -36,7 +36,7 @@ def detect(table: Table, task: DetectionTask, scratch: Path, watch: Watcher) -> 
         label_column=task.label_column,
     )
     if task.label_windows and preparation.timestamp is None:
-        raise InvalidRequest.of("label_windows", "windows need a timestamp column and the file has none")
+        raise windows_without_timestamp()
     watch.checkpoint()
     spec = task.detector or _default(preparation)
     if spec.entry().kind == "series":

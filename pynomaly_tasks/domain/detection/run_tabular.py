@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from pynomaly_tasks.domain.detection.build import build_detector
 from pynomaly_tasks.domain.detection.catalog import DetectorSpec
+from pynomaly_tasks.domain.detection.column_rules import MIN_ROWS, too_few_rows
 from pynomaly_tasks.domain.detection.detection import Anomaly, Detection, DetectionTask, Filled, Watcher
 from pynomaly_tasks.domain.detection.detector import Detector, FloatArray
 from pynomaly_tasks.domain.detection.explanation import explain
@@ -38,7 +39,6 @@ MAX_SHOWN_COLUMNS = 50
 #: Cells of one batch; wide files are read in fewer rows at a time.
 BATCH_CELLS = 5_000_000
 BATCH_ROWS = 50_000
-MIN_ROWS = 10
 
 
 def detect_in_table(
@@ -116,10 +116,7 @@ def detect_in_table(
 
 def _check_rows(n_rows: int, spec: DetectorSpec) -> None:
     if n_rows < MIN_ROWS:
-        raise InvalidDataset.of(
-            "dataset",
-            f"{n_rows} row{'s' * (n_rows != 1)}; at least {MIN_ROWS} are needed to tell what is usual",
-        )
+        raise too_few_rows(n_rows)
     limit = spec.entry().max_rows
     if limit is not None and n_rows > limit:
         raise InvalidRequest.of(
