@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+from uuid import UUID, uuid5
 
 import orjson
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from pynomaly_tasks.core.job import DeadLetter
     from pynomaly_tasks.jobs.context import Kind
 
+_NAMESPACE = UUID("0b7f4a0e-6a55-5f0c-8f0e-3d0c9f2b7a61")
+
 
 def can_be_replayed(letter: DeadLetter) -> bool:
     """Whether its bytes are a message that may be sent again, or the arguments of a task."""
@@ -28,8 +31,9 @@ def can_be_replayed(letter: DeadLetter) -> bool:
 def replay_message(platform: Platform, letter: DeadLetter, edits: Mapping[str, Any]) -> str:
     """Send the message again, or submit the arguments; the id of the job that runs then.
 
-    ``edits`` are of its request; None leaves a field out. A message that had expired does so no more. Sent twice, by two people at once, a message with an id still makes one job. Raises Conflict,
-    InvalidRequest, BrokerUnavailable, StoreUnavailable.
+    ``edits`` are of its request; None leaves a field out. A message that had expired gets another id and
+    expires no more. Sent twice, by two people at once, a message with an id still makes one job. Raises
+    Conflict, InvalidRequest, BrokerUnavailable, StoreUnavailable.
     """
     parts = _parts(letter)
     kind = platform.kinds.get((letter.kind or "").removeprefix(TASK_PREFIX))
@@ -41,7 +45,7 @@ def replay_message(platform: Platform, letter: DeadLetter, edits: Mapping[str, A
         if edits:
             _edit_body(parts, kind, edits)
         if letter.reason is DeadReason.DEADLINE_PASSED:
-            parts["headers"]["expires"] = None
+            _unexpire(parts, letter.id)
         as_it_came = not edits and letter.reason is not DeadReason.DEADLINE_PASSED
         platform.queue.send_again(letter.queue, letter.payload if as_it_came else orjson.dumps(parts))
         job_id = str(parts["headers"].get("id") or f"a message in {letter.queue}")
@@ -49,6 +53,17 @@ def replay_message(platform: Platform, letter: DeadLetter, edits: Mapping[str, A
         raise Conflict(f"dead letter {letter.id} holds no message, and no arguments of a kind known here")
     platform.store.mark_letter_replayed(letter.id, job_id)
     return job_id
+
+
+def _unexpire(parts: dict[str, Any], letter_id: int) -> None:
+    headers = parts["headers"]
+    # The worker that saw it expire takes its id for revoked from then on.
+    old = headers.get("id")
+    new = str(uuid5(_NAMESPACE, f"{letter_id} {old}"))
+    headers.update(
+        expires=None, id=new, root_id=new if headers.get("root_id") == old else headers.get("root_id")
+    )
+    parts["properties"]["correlation_id"] = new
 
 
 def _edited(kind: Kind, args: Any, kwargs: Any, edits: Mapping[str, Any]) -> dict[str, Any]:

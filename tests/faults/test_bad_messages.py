@@ -6,9 +6,10 @@ import json
 
 from pynomaly_tasks.core.job import DeadReason, JobState
 from pynomaly_tasks.embedded.redis_server import RedisServer
+from pynomaly_tasks.queueing.kept import replay_message
 from support.faulty_kinds import ACT
 from support.jobs import Engine
-from support.raw_messages import REFUSED, UNREADABLE, raw_message
+from support.raw_messages import REFUSED, UNREADABLE, expired_message, raw_message
 from support.waiting import wait_until
 
 
@@ -47,3 +48,60 @@ def test_stored_job_that_no_worker_knows_is_a_dead_letter(engine: Engine) -> Non
 
     assert (dead.kind, dead.state, dead.dead_reason) == (ACT.name, JobState.DEAD, DeadReason.UNKNOWN_TASK)
     assert len(engine.platform.store.list_dead_letters()) == 1
+
+
+def test_message_of_another_process_that_expired_is_kept_and_can_be_run_after_all(
+    engine: Engine, own_redis: RedisServer
+) -> None:
+    message = expired_message(effects=str(engine.effects.path), label="late")
+    with own_redis.client(1) as broker:
+        broker.lpush("default", json.dumps(message))
+    engine.worker()
+
+    [letter] = engine.wait_for_letters(1)
+    job_id = replay_message(engine.platform, letter, {"label": "edited"})
+    ended = wait_until(
+        lambda: (job := engine.platform.store.find_job(job_id)) and job.state.is_final and job, 30, "its end"
+    )
+
+    assert (letter.reason, letter.job_id) == (DeadReason.DEADLINE_PASSED, None)
+    assert job_id != message["headers"]["id"]
+    assert (ended.state, ended.summary["label"]) == (JobState.SUCCEEDED, "edited")
+    assert engine.platform.store.get_dead_letter(letter.id).replayed_as == job_id
+
+
+def test_message_of_an_unknown_task_runs_when_it_is_replayed_where_the_task_is_known(
+    engine: Engine, own_redis: RedisServer
+) -> None:
+    body = [[], {"effects": str(engine.effects.path)}, {"callbacks": None}]
+    message = raw_message(body, task="pynomaly.tasks.act")
+    with own_redis.client(1) as broker:
+        broker.lpush("default", json.dumps(message))
+    old = engine.worker(app="workers.all")
+    [letter] = engine.wait_for_letters(1)
+    old.stop(20.0)
+    engine.worker()
+
+    job_id = replay_message(engine.platform, letter, {})
+    wait_until(lambda: engine.effects.list("end", job_id), 30, "the job to be done")
+
+    assert (letter.reason, letter.kind) == (DeadReason.UNKNOWN_TASK, "pynomaly.tasks.act")
+    assert job_id == message["headers"]["id"]
+
+
+def test_wrong_arguments_of_another_process_are_kept_and_run_when_they_are_mended(
+    engine: Engine, own_redis: RedisServer
+) -> None:
+    message = raw_message([[], {"effects": str(engine.effects.path), "nonsense": 1}, {}])
+    with own_redis.client(1) as broker:
+        broker.lpush("default", json.dumps(message))
+    engine.worker()
+
+    [letter] = engine.wait_for_letters(1)
+    job_id = replay_message(engine.platform, letter, {"nonsense": None})
+    again = replay_message(engine.platform, letter, {"nonsense": None})
+
+    assert letter.reason is DeadReason.UNREADABLE
+    assert "nonsense: there is no such field" in letter.message
+    assert again == job_id
+    assert engine.wait_for(engine.platform.store.get_job(job_id)).state is JobState.SUCCEEDED

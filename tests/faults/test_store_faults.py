@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
@@ -10,13 +11,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from pynomaly_tasks.core.job import JobState
+from pynomaly_tasks.core.job import DeadReason, JobState
 from pynomaly_tasks.embedded.redis_server import RedisServer
 from pynomaly_tasks.errors import StoreUnavailable
 from pynomaly_tasks.store.store import Store
 from support.jobs import Engine, EngineStarter, check_ended_once
+from support.raw_messages import expired_message, raw_message
 from support.servers import PostgresCluster
 from support.stores import add
+from support.transport import SEP
 from support.waiting import wait_until
 
 
@@ -143,3 +146,28 @@ def _forked(call: object, timeout_s: float = 10.0) -> int:
 
     _, status = wait_until(ended, timeout_s + 5, "the child to end", every_s=0.001)
     return os.waitstatus_to_exitcode(status)
+
+
+def test_what_cannot_be_kept_while_the_store_is_away_stays_in_the_broker_until_it_is_back(
+    engine: Engine, own_redis: RedisServer, own_postgres: PostgresCluster
+) -> None:
+    worker = engine.worker()
+    stranger = raw_message(task="pynomaly.tasks.nobody_knows")
+    expired = expired_message(effects=str(engine.effects.path))
+
+    with own_redis.client(1) as broker:
+        own_postgres.stop()
+        broker.lpush("default", b"\xff garbage", json.dumps(stranger), json.dumps(expired))
+        wait_until(lambda: broker.llen(f"default{SEP}dead") == 3, 60, "the broker to keep all three")
+        own_postgres.restart()
+        letters = engine.wait_for_letters(3)
+        wait_until(lambda: not broker.exists(f"default{SEP}dead"), 10, "the broker to keep them no more")
+
+    assert worker.is_running()
+    assert [(letter.reason, letter.kind) for letter in letters] == [
+        (DeadReason.UNREADABLE, None),
+        (DeadReason.UNKNOWN_TASK, "pynomaly.tasks.nobody_knows"),
+        (DeadReason.DEADLINE_PASSED, "pynomaly.tasks.act"),
+    ]
+    assert bytes(letters[0].payload) == b"\xff garbage"
+    assert json.loads(letters[1].payload)["headers"]["id"] == stranger["headers"]["id"]

@@ -13,7 +13,7 @@ import redis
 from celery import Celery
 
 from pynomaly_tasks.bootstrap import Platform
-from pynomaly_tasks.core.job import Job, JobState
+from pynomaly_tasks.core.job import DeadLetter, Job, JobState
 from pynomaly_tasks.queueing.app import build_app
 from pynomaly_tasks.settings import Settings
 from support.faulty_kinds import ACT, Effects
@@ -122,6 +122,17 @@ class Engine:
 
         wait_until(lambda: open_jobs() == 0, timeout_s, f"{len(jobs)} jobs to end", every_s=0.1)
         return [self.job(job) for job in jobs]
+
+    def wait_for_letters(self, count: int, timeout_s: float = 40.0) -> list[DeadLetter]:
+        """The dead letters, oldest first, once there are as many; fails on more."""
+
+        def found() -> list[DeadLetter]:
+            letters = self.platform.store.list_dead_letters(limit=count + 1)
+            return letters if len(letters) >= count else []
+
+        letters = wait_until(found, timeout_s, f"{count} dead letters")
+        assert len(letters) == count, letters
+        return letters[::-1]
 
     def wait_for_start(self, job: Job, attempt: int = 1, timeout_s: float = 30.0) -> float:
         """When the attempt began to work, in seconds since 1970."""

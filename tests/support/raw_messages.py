@@ -6,6 +6,7 @@ import base64
 import json
 import uuid
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 Message = dict[str, Any]
@@ -29,6 +30,13 @@ def raw_message(body: object = None, *, task: str = "pynomaly.tasks.act", queue:
             "priority": 0,
         },
     }
+
+
+def expired_message(**request: Any) -> Message:
+    """A message for the kind `act` whose time is over."""
+    message = raw_message([[], request, {}])
+    message["headers"]["expires"] = (datetime.now(UTC) - timedelta(hours=1)).isoformat()
+    return message
 
 
 def _with(change: Callable[[Message], object], body: object = None) -> bytes:
