@@ -79,6 +79,10 @@ class TcpProxy:
         except OSError:
             _end(writer, reset=True)
             return
+        if self._refusing:
+            _end(writer, reset=True)
+            _end(to_writer, reset=True)
+            return
         pair = (writer, to_writer)
         self._pairs.add(pair)
         there = asyncio.create_task(self._pump(reader, to_writer, None))
@@ -126,10 +130,13 @@ class TcpProxy:
 
     async def _close(self) -> None:
         self._server.close()
+        self._refusing = True
         self._flowing.set()
         await self._end_all(reset=True)
-        while self._pairs:
-            await asyncio.sleep(0.01)
+        # Connections that were just taken, too; each is closed in the turn after its last task ended.
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(others)
+        await asyncio.sleep(0.01)
 
 
 def _end(writer: asyncio.StreamWriter, *, reset: bool) -> None:

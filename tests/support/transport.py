@@ -19,6 +19,7 @@ from support.waiting import wait_until
 
 OURS = "pynomaly_tasks.transport:Transport"
 PLAIN = ""
+OUR_CONSUMER = {"TRANSPORT_CONSUMER": "pynomaly_tasks.transport.consumer:Consumer"}
 SEP = "\x06\x16"
 
 

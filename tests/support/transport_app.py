@@ -14,8 +14,6 @@ from celery import Celery
 
 from support.transport_log import LOG
 
-OURS = "pynomaly_tasks.transport:Transport"
-
 app = Celery("transport", broker=os.environ["TRANSPORT_BROKER"], backend=os.environ.get("TRANSPORT_RESULTS"))
 app.conf.update(
     broker_transport=os.environ.get("TRANSPORT") or None,
@@ -27,6 +25,7 @@ app.conf.update(
     broker_connection_max_retries=None,
     worker_cancel_long_running_tasks_on_connection_loss=False,
     worker_enable_remote_control=True,
+    worker_consumer=os.environ.get("TRANSPORT_CONSUMER", "celery.worker.consumer:Consumer"),
     broker_transport_options={
         "lease_s": float(os.environ.get("TRANSPORT_LEASE_S", "20")),
         "visibility_timeout": float(os.environ.get("TRANSPORT_VISIBILITY_S", "3600")),
@@ -71,7 +70,7 @@ def effects() -> redis.Redis:
 def work(self: Any, number: int, lasts_s: float = 0.0, gate: str | None = None) -> int:
     """Write down a start and an end of ``number``; wait for ``gate`` where one is named."""
     client = effects()
-    run = {"number": number, "run": uuid.uuid4().hex, "group": os.getpgid(0)}
+    run = {"number": number, "run": uuid.uuid4().hex, "group": os.getpgid(0), "clock": time.time()}
     with client.pipeline() as step:
         step.xadd(LOG, {**run, "what": "start"})
         step.hincrby("starts", str(number), 1)

@@ -6,11 +6,11 @@ import random
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import cycle, pairwise
+from itertools import cycle
 
 from support.processes import Program
 from support.transport import Fleet
-from support.transport_log import Run, read_runs, write_kill
+from support.transport_log import Run, ran_at_once, read_runs, write_kill
 from support.waiting import wait_until
 
 #: Workers that live at once.
@@ -66,12 +66,7 @@ class Outcome:
     @property
     def at_once(self) -> set[int]:
         """Numbers of which one run began while another one still could go on."""
-        return {
-            number
-            for number, runs in self.runs.items()
-            for first, second in pairwise(runs)
-            if second.started_at < min(first.ended_at or float("inf"), first.killed_at or float("inf"))
-        }
+        return {number for number, runs in self.runs.items() if ran_at_once(runs)}
 
     def __str__(self) -> str:
         late = max((run.ended_before_kill_s for run in self.unacknowledged), default=0.0)

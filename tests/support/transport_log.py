@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 
 import redis
 
@@ -20,6 +21,7 @@ class Run:
     number: int
     group: int
     started_at: float
+    clock_is_off_by_s: float  #: the worker's
     ended_at: float | None = None
     #: Just before its worker was killed, and when it was dead for certain.
     killing_at: float | None = None
@@ -36,6 +38,14 @@ class Run:
         if self.killing_at is None or self.ended_at is None:
             return float("inf")
         return max(self.killing_at - self.ended_at, 0.0)
+
+
+def ran_at_once(runs: Sequence[Run]) -> bool:
+    """Whether one of them began while the one before could still go on."""
+    return any(
+        second.started_at < min(first.ended_at or float("inf"), first.killed_at or float("inf"))
+        for first, second in pairwise(runs)
+    )
 
 
 @contextmanager
@@ -55,7 +65,7 @@ def read_runs(effects: redis.Redis) -> Mapping[int, list[Run]]:
         at = int(entry_id.split(b"-")[0]) / 1000
         group = int(entry["group"])
         if entry["what"] == "start":
-            runs[entry["run"]] = Run(int(entry["number"]), group, at)
+            runs[entry["run"]] = Run(int(entry["number"]), group, at, float(entry["clock"]) - at)
         elif entry["what"] == "end":
             runs[entry["run"]].ended_at = at
         else:
