@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from pynomaly_tasks.datasets.engine import Engine, mapped_errors, quoted_name
+from pynomaly_tasks.datasets.limits import require_columns
 from pynomaly_tasks.datasets.source import refused
 
 if TYPE_CHECKING:
@@ -126,9 +127,7 @@ class Dataset:
 
     def require(self, columns: Sequence[str]) -> Sequence[str]:
         """The columns as given. Raises InvalidDataset for one that is not there, naming those that are."""
-        for name in columns:
-            if name not in self._expressions:
-                raise refused(f"{self.source!r} has no column {name!r}; it has {_listed(self._expressions)}")
+        require_columns(self.source, self._expressions, columns)
         return columns
 
     def _selected(self, columns: Sequence[str] | None) -> str:
@@ -138,8 +137,3 @@ class Dataset:
     def _refuse_changed(self) -> None:
         if not self._relation.unchanged():
             raise refused(f"{self.source!r} was changed while it was read; submit the job again")
-
-
-def _listed(names: Collection[str]) -> str:
-    shown = [repr(name) for name in list(names)[:20]]
-    return ", ".join(shown) + (f" and {len(names) - 20} more" if len(names) > 20 else "")

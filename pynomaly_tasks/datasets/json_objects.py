@@ -10,7 +10,7 @@ from typing import Any
 from pynomaly_tasks.datasets.source import refused
 
 TOO_DEEP = "holds JSON nested deeper than 128 levels; flatten it"
-NO_KEYS = "is not JSON lines: each line must be an object with at least one key"
+NO_KEYS = "is not JSON lines: each line must be an object with at least one key, and no empty key"
 # duckdb takes these, Python's json does not (beyond NaN and Infinity).
 _NO_NUMBER = re.compile(r"(?<!\\)-?\b(?:nan|inf(?:inity)?)\b", re.IGNORECASE)
 _COMMA_AT_THE_END = re.compile(r",(?=\s*[\]}])")

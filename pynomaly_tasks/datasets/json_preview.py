@@ -30,10 +30,10 @@ def look_at_json_lines(source: str, data: bytes, limits: Limits, *, whole: bool)
         objects = [object_of(source, number, line) for number, line in enumerate(lines, start=1)]
     names = list(dict.fromkeys(chain.from_iterable(dict.fromkeys(map(tuple, objects)))))
     limits.check_names(source, names)
+    if "" in names or (whole and not names):
+        raise refused(f"{source!r} {NO_KEYS}")
     if not whole:
         return Preview()
-    if not names:
-        raise refused(f"{source!r} {NO_KEYS}")
     limits.check_rows(source, len(filled))
     return _evidence(objects, names, len(filled))
 

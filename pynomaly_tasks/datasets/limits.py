@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from pynomaly_tasks.datasets.source import refused
@@ -47,3 +47,12 @@ class Limits:
             raise refused(f"{source!r} has column names but no rows")
         if n_rows > self.n_rows:
             raise refused(f"{source!r} has more than {self.n_rows:,} rows; split it, or raise data.max_rows")
+
+
+def require_columns(source: str, known: Collection[str], wanted: Sequence[str]) -> None:
+    """Refuse a column that is not there, naming those that are. Raises InvalidDataset."""
+    for name in wanted:
+        if name not in known:
+            listed = ", ".join(repr(one) for one in list(known)[:20])
+            more = f" and {len(known) - 20} more" if len(known) > 20 else ""
+            raise refused(f"{source!r} has no column {name!r}; it has {listed}{more}")

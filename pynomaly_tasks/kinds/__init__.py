@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
 
 from pynomaly_tasks.jobs.context import Kind
 from pynomaly_tasks.kinds import (
@@ -15,11 +14,6 @@ from pynomaly_tasks.kinds import (
     send_notification,
 )
 
-
-def _check_dataset(request: Any, datasets: Any) -> None:
-    datasets.check(request.dataset)
-
-
 KINDS: Mapping[str, Kind] = MappingProxyType(
     {
         kind.name: kind
@@ -29,21 +23,21 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
                 queue="anomaly_detection",
                 request_model=detect_anomalies.DetectAnomaliesRequest,
                 perform=detect_anomalies.perform,
-                check=_check_dataset,
+                check=detect_anomalies.check,
             ),
             Kind(
                 name="detect_ensemble",
                 queue="anomaly_detection",
                 request_model=detect_ensemble.DetectEnsembleRequest,
                 perform=detect_ensemble.perform,
-                check=_check_dataset,
+                check=detect_ensemble.check,
             ),
             Kind(
                 name="profile_dataset",
                 queue="data_processing",
                 request_model=profile_dataset.ProfileDatasetRequest,
                 perform=profile_dataset.perform,
-                check=_check_dataset,
+                check=profile_dataset.check,
             ),
             Kind(
                 name="generate_report",

@@ -11,6 +11,7 @@ from pydantic_core import PydanticCustomError
 from pynomaly_tasks.domain.detection.catalog import DetectorSpec
 from pynomaly_tasks.domain.detection.threshold_rule import MAX_CONTAMINATION, ThresholdRule
 from pynomaly_tasks.jobs.context import JobContext, Outcome
+from pynomaly_tasks.kinds.dataset_checks import check_detection
 from pynomaly_tasks.kinds.dataset_facts import dataset_facts
 from pynomaly_tasks.kinds.services import Services
 
@@ -81,6 +82,11 @@ class DetectAnomaliesRequest(DetectionRequest):
         default=None,
         description="name, or name and params; null: rolling_robust_z for a series, else isolation_forest",
     )
+
+
+def check(request: DetectAnomaliesRequest, datasets: Any) -> None:
+    """What the caller can find wrong. Raises InvalidInput, SourceUnavailable."""
+    check_detection(request, request.detector, datasets)
 
 
 def perform(context: JobContext, request: DetectAnomaliesRequest, services: Services) -> Outcome:

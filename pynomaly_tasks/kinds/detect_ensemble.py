@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
 from pynomaly_tasks.domain.detection.catalog import DetectorSpec, check_members
 from pynomaly_tasks.jobs.context import JobContext, Outcome
+from pynomaly_tasks.kinds.dataset_checks import check_detection
 from pynomaly_tasks.kinds.detect_anomalies import DetectionRequest, run_detection
 from pynomaly_tasks.kinds.services import Services
 
@@ -35,6 +36,11 @@ class DetectEnsembleRequest(DetectionRequest):
         """The ensemble as one detector."""
         members = [member.model_dump(mode="json") for member in self.detectors]
         return DetectorSpec(name="ensemble", params={"members": members, "combine": self.combine})
+
+
+def check(request: DetectEnsembleRequest, datasets: Any) -> None:
+    """What the caller can find wrong. Raises InvalidInput, SourceUnavailable."""
+    check_detection(request, request.spec(), datasets)
 
 
 def perform(context: JobContext, request: DetectEnsembleRequest, services: Services) -> Outcome:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from pynomaly_tasks.jobs.context import JobContext, Outcome
+from pynomaly_tasks.kinds.dataset_checks import check_profile
 from pynomaly_tasks.kinds.dataset_facts import dataset_facts
 from pynomaly_tasks.kinds.services import Services
 
@@ -70,6 +71,11 @@ class _CheckedTable:
     def sample(self, n_rows: int, columns: Sequence[str]) -> Any:
         self._context.checkpoint()
         return self._dataset.sample(n_rows, self._seed, columns)
+
+
+def check(request: ProfileDatasetRequest, datasets: Any) -> None:
+    """What the caller can find wrong. Raises InvalidInput, SourceUnavailable."""
+    check_profile(request, datasets)
 
 
 def perform(context: JobContext, request: ProfileDatasetRequest, services: Services) -> Outcome:
