@@ -237,6 +237,10 @@ class Ledger:
             log.warning("gave back %d messages of workers that are gone", n_returned)
         return n_returned
 
+    def disconnect(self) -> None:
+        """Close the connections that nobody uses just now; what comes later opens another."""
+        self.client.connection_pool.disconnect(inuse_connections=False)
+
     def channel_closed(self, tags: Iterable[str]) -> None:
         """Find out soon which of these messages are still used by somebody."""
         self._orphans.update(tag for tag in tags if tag in self._held)
@@ -296,6 +300,7 @@ class Ledger:
                     not self._is_consuming() or self._tried(self.give_back_expired)
                 )
                 renew_at = monotonic() + (every_s if done else min(RETRY_AFTER_S, every_s))
+        self._tried(self.disconnect)
 
     def _tried(self, step: Callable[[], object]) -> bool:
         try:

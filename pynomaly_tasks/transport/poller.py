@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from queue import Empty
 from typing import Any
 
 from kombu.transport import redis as kombu_redis
@@ -21,12 +22,17 @@ class Poller(kombu_redis.MultiChannelPoller):  # type: ignore[misc]  # kombu has
         """Read an answer."""
         channel, kind = self._fd_to_chan.get(fileno, (None, None))
         if kind == "BRPOP" and channel._in_poll:
-            return channel.handlers[kind]()
+            try:
+                return channel.handlers[kind]()
+            except Empty:
+                if self._in_protected_read:
+                    raise
+                return None  # an event loop calls this, and nobody waits for a message
         return super().on_readable(fileno)
 
     def get(self, callback: Any, timeout: float | None = None) -> Any:
         """Deliver one event; first what came with an earlier answer."""
         for channel in list(self._channels):
-            if channel.deliver_arrived(1):
+            if channel.deliver_arrived(1) == 1:
                 return None
         return super().get(callback, timeout)

@@ -11,7 +11,7 @@ from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
 
 from pynomaly_tasks.transport.dead_letters import bury_rejected
-from pynomaly_tasks.transport.ledger import LAST, MARK
+from pynomaly_tasks.transport.ledger import MARK
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,8 @@ class QoS(kombu_redis.QoS):  # type: ignore[misc]  # kombu has no types
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         """Put the message behind the others as kombu does, or into the dead letters."""
         if requeue:
-            self.channel.ledger.give_back(delivery_tag, LAST)
+            # At once, as kombu does it: who requeues a message may look for it next.
+            self.channel.ledger.requeue(delivery_tag)
         elif self.channel.keep_rejected:
             bury_rejected(self.channel, delivery_tag, sys.exception())
         else:
