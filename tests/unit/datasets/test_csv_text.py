@@ -206,6 +206,7 @@ def test_more_rows_than_allowed_are_refused(root: Path, tmp_path: Path) -> None:
         opener.open("x.csv")
 
 
+@pytest.mark.large
 def test_two_thousand_columns_open(open_text: Open) -> None:
     names = [f"c{i}" for i in range(2_000)]
 

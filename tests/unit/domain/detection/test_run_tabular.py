@@ -35,6 +35,7 @@ def long_columns() -> dict[str, np.ndarray]:
     return columns
 
 
+@pytest.mark.large
 @pytest.mark.parametrize(
     "name", ["isolation_forest", "ecod", "hbos", "mahalanobis", "inne", "knn", "lof", "mcd"]
 )
@@ -53,6 +54,7 @@ def test_a_long_file_is_scored_in_batches_and_its_planted_rows_found(
     assert watching.steps[-1][:2] == (N, N)
 
 
+@pytest.mark.large
 def test_the_scores_file_has_every_row_with_its_label(
     long_columns: Any, table_of: Any, watching: Any, tmp_path: Path
 ) -> None:
@@ -72,6 +74,7 @@ def test_the_scores_file_has_every_row_with_its_label(
     assert found.anomalies[0].timestamp is not None
 
 
+@pytest.mark.large
 def test_the_same_request_twice_gives_the_same_scores(
     long_columns: Any, table_of: Any, watching: Any, tmp_path: Path
 ) -> None:

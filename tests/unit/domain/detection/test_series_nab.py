@@ -60,6 +60,7 @@ def test_published_raw_scores_give_the_published_score_of_the_file(
     )
 
 
+@pytest.mark.large
 def test_windowed_gaussian_computed_again_gives_every_published_score(
     nab: ModuleType, scoring: ModuleType, corpus: Any
 ) -> None:
@@ -130,6 +131,7 @@ def test_detections_in_the_probation_count_for_nothing(scoring: ModuleType) -> N
     assert scoring.score_at(early, labelled, scoring.PROFILES[0], 1.0) == -1.0
 
 
+@pytest.mark.large
 @pytest.mark.parametrize(
     ("detector", "floor"), [("rolling_robust_z", 70.0), ("stl_residual", 55.0), ("spectral_residual", 35.0)]
 )

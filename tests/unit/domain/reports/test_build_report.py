@@ -294,6 +294,7 @@ def test_the_page_can_be_read_by_a_screen_reader() -> None:
     assert all(th.get("scope") in {"row", "col"} for th in page.of("th"))
 
 
+@pytest.mark.large
 @pytest.mark.parametrize(
     "sources",
     [
