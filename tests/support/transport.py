@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections import Counter
@@ -18,6 +19,7 @@ from support.processes import Program, Programs
 from support.waiting import wait_until
 
 OURS = "pynomaly_tasks.transport:Transport"
+SENTINEL = "pynomaly_tasks.transport:SentinelTransport"
 PLAIN = ""
 OUR_CONSUMER = {"TRANSPORT_CONSUMER": "pynomaly_tasks.transport.consumer:Consumer"}
 SEP = "\x06\x16"
@@ -26,7 +28,8 @@ SEP = "\x06\x16"
 class Fleet:
     """Workers of `support.transport_app`. The broker is database 1, what the tasks write database 2.
 
-    ``effects`` holds what the tasks write, where the broker's server will break.
+    ``effects`` holds what the tasks write, where the broker's server will break; ``broker_url`` is how
+    workers and publishers reach the server, with ``options`` of the transport.
     """
 
     def __init__(
@@ -38,19 +41,22 @@ class Fleet:
         visibility_s: float = 3_600.0,
         prefix: str = "",
         effects: RedisServer | None = None,
+        broker_url: str | None = None,
+        options: dict[str, Any] | None = None,
     ) -> None:
         self.server = server
         self.programs = programs
         self.prefix = prefix
-        self.broker_url = f"{server.url}/1"
-        self.broker = redis.Redis.from_url(self.broker_url)
+        self.broker_url = broker_url or f"{server.url}/1"
+        self.options = {"global_keyprefix": prefix, **(options or {})}
+        self.broker = redis.Redis.from_url(f"{server.url}/1")
         effects_url = f"{(effects or server).url}/2"
         self.effects = redis.Redis.from_url(effects_url)
         self.env = {
             "TRANSPORT_EFFECTS": effects_url,
             "TRANSPORT_LEASE_S": str(lease_s),
             "TRANSPORT_VISIBILITY_S": str(visibility_s),
-            "TRANSPORT_PREFIX": prefix,
+            "TRANSPORT_OPTIONS": json.dumps(self.options),
             "PYTHONPATH": os.pathsep.join(["tests", os.environ.get("PYTHONPATH", "")]),
         }
 
@@ -89,7 +95,7 @@ class Fleet:
         return Connection(
             self.broker_url,
             transport=transport or None,
-            transport_options={"global_keyprefix": self.prefix, **options},
+            transport_options={**self.options, **options},
         )
 
     def submit(self, *numbers: int, transport: str = OURS, queue: str = "celery", **options: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -33,7 +34,7 @@ app.conf.update(
         "unacked_restore_throttle": 1,
         "max_message_bytes": 1_000_000,
         "max_body_bytes": 2_000_000,
-        "global_keyprefix": os.environ.get("TRANSPORT_PREFIX", ""),
+        **json.loads(os.environ.get("TRANSPORT_OPTIONS", "{}")),
     },
 )
 
