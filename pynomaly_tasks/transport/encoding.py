@@ -39,8 +39,8 @@ def is_plain(value: Any) -> bool:
     found: list[Any] = [(value,)]
     for container in found:
         values = container.values() if type(container) is dict else container
-        types = set(map(type, values)) - _SCALARS
-        if not types or (types == {float} and isfinite(sum(values))):
+        types = set(map(type, values))
+        if types <= _SCALARS or (types == {float} and isfinite(sum(values))):
             continue
         if types - _KNOWN:
             return False
