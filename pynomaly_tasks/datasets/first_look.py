@@ -126,7 +126,7 @@ def _check_parquet_end(checked: Source, fd: int) -> None:
     n_footer_bytes = int.from_bytes(tail[:4], "little")
     if tail[4:] not in _PARQUET_ENDS:
         raise refused(f"{checked.source!r} is damaged Parquet: it does not end with PAR1; was it cut off?")
-    if n_footer_bytes + _PARQUET_TAIL_BYTES > checked.size_bytes:
+    if not 0 < n_footer_bytes <= checked.size_bytes - len(_PARQUET_ENDS[0]) - _PARQUET_TAIL_BYTES:
         raise refused(
-            f"{checked.source!r} is damaged Parquet: its footer of {n_footer_bytes:,} bytes is longer than the file"
+            f"{checked.source!r} is damaged Parquet: a footer of {n_footer_bytes:,} bytes does not fit into it"
         )

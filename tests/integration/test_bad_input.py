@@ -1,6 +1,7 @@
 """Bad input is refused with an error that names the field, the limit and the way out, and stores nothing.
 
-What only the work itself can find ends the job as failed, at its first attempt.
+What the door cannot see, because it lies deep in a long file or came into it later, ends the job as failed, at
+its first attempt and with the same words.
 """
 
 from __future__ import annotations
@@ -14,16 +15,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from celery import Celery
 
-from pynomaly_tasks import detect_anomalies, generate_report, profile_dataset, send_notification
+from pynomaly_tasks import (
+    detect_anomalies,
+    detect_ensemble,
+    generate_report,
+    profile_dataset,
+    send_notification,
+)
 from pynomaly_tasks.core.job import Job, JobState
 from pynomaly_tasks.embedded.redis_server import RedisServer
 from pynomaly_tasks.errors import InvalidInput
 from pynomaly_tasks.store.reads import JobFilter
 from support.stack import Stack, client
+from support.waiting import wait_until
+from support.web_server import Web, running_web, web_env
 
 TASKS = {
     "detect_anomalies": detect_anomalies,
+    "detect_ensemble": detect_ensemble,
     "profile_dataset": profile_dataset,
     "generate_report": generate_report,
     "send_notification": send_notification,
@@ -52,6 +63,21 @@ def stack(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -
             yield stack
         finally:
             stack.close()
+
+
+@pytest.fixture(scope="module")
+def web(stack: Stack) -> Iterator[Web]:
+    """The web process of the same platform."""
+    env = {**stack.env, **web_env(stack.redis.url, stack.directory / "platform")}
+    with running_web(stack.programs, env) as web:
+        yield web
+
+
+@pytest.fixture(scope="module")
+def stranger(stack: Stack) -> Iterator[Celery]:
+    """A Celery client that knows neither our tasks nor our door."""
+    with Celery("stranger", broker=f"{stack.redis.url}/1", set_as_current=False) as celery:
+        yield celery
 
 
 @pytest.fixture(params=["delay", "submit"])
@@ -302,12 +328,17 @@ class BadFile:
     """A file, and what must be said about it."""
 
     name: str
-    content: bytes | None  #: None: see `make`
+    content: bytes
     says: tuple[str, ...]
     request: Mapping[str, Any] = field(default_factory=dict)
+    field: str = "dataset"
 
 
-AT_THE_DOOR = {
+def _rows(*lines: str) -> bytes:
+    return ("\n".join(lines) + "\n").encode()
+
+
+NO_DATA = {
     "empty": BadFile(name="empty.csv", content=b"", says=("is empty",)),
     "blank": BadFile(name="blank.csv", content=b" \n\n", says=("nothing but blanks",)),
     "binary": BadFile(name="binary.csv", content=bytes(range(256)) * 4, says=("not text", "NUL byte")),
@@ -325,14 +356,117 @@ AT_THE_DOOR = {
 }
 
 
+NO_GOOD_DATA = {
+    "header-only": BadFile(name="header.csv", content=_rows("a,b"), says=("no rows",)),
+    "one-row": BadFile(
+        name="one.csv", content=_rows("a,b", "1,2"), says=("every value is the same",), field="columns"
+    ),
+    "ragged": BadFile(
+        name="ragged.csv",
+        content=_rows("a,b", *["1,2"] * 300, "1,2,3,4", *["1,2"] * 300),
+        says=("line 302",),
+    ),
+    "all-missing": BadFile(
+        name="missing_values.csv",
+        content=_rows("a", *["NaN"] * 200),
+        says=("a: every value is missing",),
+        field="columns",
+    ),
+    "all-missing-column-named": BadFile(
+        name="missing_column.csv",
+        content=_rows("a,b", *[f"NaN,{i}" for i in range(200)]),
+        says=("a: every value is missing",),
+        request={"columns": ["a"]},
+        field="columns",
+    ),
+    "duplicate-columns": BadFile(
+        name="twice.csv", content=_rows("a,b,A", *["1,2,3"] * 50), says=("same name", "rename")
+    ),
+    "10000-columns": BadFile(
+        name="wide_table.csv",
+        content=_rows(",".join(f"c{i}" for i in range(10_000)), *[",".join(["1"] * 10_000)] * 3),
+        says=("10,000 columns", "500", "max_columns"),
+    ),
+    "bad-byte-deep-in-the-file": BadFile(
+        name="deep.csv",
+        content=_rows("a,b", *["1,2"] * 40_000) + b"\xff,1\n" + _rows(*["1,2"] * 100),
+        says=("not UTF-8", "160004"),
+    ),
+    "numbers-without-header": BadFile(
+        name="numbers.csv", content=_rows(*["1,2"] * 50), says=("names the columns",)
+    ),
+    "no-such-column": BadFile(
+        name="known.csv",
+        content=_rows("a,b", *["1,2"] * 50),
+        says=("zz",),
+        request={"columns": ["zz"]},
+        field="columns",
+    ),
+    "no-such-timestamp": BadFile(
+        name="known.csv",
+        content=_rows("a,b", *["1,2"] * 50),
+        says=("zz",),
+        request={"timestamp_column": "zz"},
+        field="timestamp_column",
+    ),
+    "no-such-label": BadFile(
+        name="known.csv",
+        content=_rows("a,b", *["1,2"] * 50),
+        says=("zz",),
+        request={"label_column": "zz"},
+        field="label_column",
+    ),
+    "few-rows": BadFile(name="few.csv", content=_rows("a,b", "1,2", "2,1", "3,3"), says=("3 rows", "10")),
+    "text-only": BadFile(
+        name="text.csv", content=_rows("a", *["x", "y"] * 50), says=("text", "number"), field="columns"
+    ),
+    "no-parquet-inside": BadFile(
+        name="fake.parquet", content=b"PAR1" + bytes(64) + b"PAR1", says=("damaged Parquet",)
+    ),
+    "not-gzip-inside": BadFile(
+        name="cut.csv.gz", content=gzip.compress(b"a,b\n1,2\n" * 5_000)[:60], says=("ends too early",)
+    ),
+    "no-such-json": BadFile(
+        name="bad.jsonl", content=b'{"a": 1}\n{"a": \n{"a": 3}\n', says=("line 2: is not valid JSON",)
+    ),
+}
+
+
+AT_THE_DOOR = NO_DATA | NO_GOOD_DATA
+
+
 @pytest.mark.parametrize("case", AT_THE_DOOR.values(), ids=AT_THE_DOOR.keys())
-def test_file_that_cannot_be_data_is_refused(
+def test_file_that_cannot_be_worked_on_is_refused(
     stack: Stack, refuses: Callable[[Refused], None], case: BadFile
 ) -> None:
-    assert case.content is not None
     (stack.data / case.name).write_bytes(case.content)
 
-    refuses(Refused(request={"dataset": case.name}, field="dataset", says=case.says))
+    refuses(
+        Refused(
+            request={"dataset": case.name, "detector": "ecod", **case.request},
+            field=case.field,
+            says=case.says,
+        )
+    )
+
+
+@pytest.mark.parametrize("name", ["header-only", "ragged", "10000-columns", "bad-byte-deep-in-the-file"])
+def test_bad_file_is_refused_for_a_profile_and_an_ensemble_too(
+    stack: Stack, refuses: Callable[[Refused], None], name: str
+) -> None:
+    case = NO_GOOD_DATA[name]
+    (stack.data / case.name).write_bytes(case.content)
+
+    for kind in ("profile_dataset", "detect_ensemble"):
+        refuses(Refused(kind=kind, request={"dataset": case.name}, field=case.field, says=case.says))
+
+
+def test_one_row_can_be_profiled(stack: Stack) -> None:
+    stack.csv("single.csv", [[1, 2]])
+
+    job = stack.wait_for(stack.platform.submit("profile_dataset", {"dataset": "single.csv"}).id)
+
+    assert job.state is JobState.SUCCEEDED
 
 
 @pytest.mark.parametrize("kind", ["detect_anomalies", "profile_dataset"])
@@ -361,71 +495,122 @@ def test_path_that_may_not_be_read_is_refused(
     refuses(Refused(kind=kind, request={"dataset": source}, field="dataset", says=(says,)))
 
 
-def _rows(*lines: str) -> bytes:
-    return ("\n".join(lines) + "\n").encode()
-
-
-IN_THE_WORK = {
-    "header-only": BadFile(name="header.csv", content=_rows("a,b"), says=("no rows",)),
-    "one-row": BadFile(name="one.csv", content=_rows("a,b", "1,2"), says=("every value is the same",)),
-    "ragged": BadFile(
-        name="ragged.csv", content=_rows("a,b", *["1,2"] * 300, "1,2,3,4", *["1,2"] * 300), says=("302",)
-    ),
-    "all-missing": BadFile(name="missing_values.csv", content=_rows("a", *["NaN"] * 200), says=("a",)),
-    "all-missing-column-named": BadFile(
-        name="missing_column.csv",
-        content=_rows("a,b", *[f"NaN,{i}" for i in range(200)]),
-        says=("a",),
-        request={"columns": ["a"]},
-    ),
-    "duplicate-columns": BadFile(
-        name="twice.csv", content=_rows("a,b,A", *["1,2,3"] * 50), says=("same name", "rename")
-    ),
-    "10000-columns": BadFile(
-        name="wide_table.csv",
-        content=_rows(",".join(f"c{i}" for i in range(10_000)), *[",".join(["1"] * 10_000)] * 3),
-        says=("10,000 columns", "500", "max_columns"),
-    ),
-    "bad-byte-deep-in-the-file": BadFile(
-        name="deep.csv",
-        content=_rows("a,b", *["1,2"] * 40_000) + b"\xff,1\n" + _rows(*["1,2"] * 100),
-        says=("not UTF-8", "160004"),
-    ),
-    "numbers-without-header": BadFile(
-        name="numbers.csv", content=_rows(*["1,2"] * 50), says=("names the columns",)
-    ),
-    "no-such-column": BadFile(
-        name="known.csv", content=_rows("a,b", *["1,2"] * 50), says=("zz",), request={"columns": ["zz"]}
-    ),
-    "text-only": BadFile(name="text.csv", content=_rows("a", *["x", "y"] * 50), says=("number",)),
-    "no-parquet-inside": BadFile(
-        name="fake.parquet", content=b"PAR1" + bytes(64) + b"PAR1", says=("parquet",)
-    ),
-    "not-gzip-inside": BadFile(
-        name="cut.csv.gz", content=gzip.compress(b"a,b\n1,2\n" * 5_000)[:60], says=("gz",)
-    ),
-    "no-such-json": BadFile(name="bad.jsonl", content=b'{"a": 1}\n{"a": \n{"a": 3}\n', says=("JSON",)),
-}
-
-
 def _failed(stack: Stack, kind: str, request: Mapping[str, Any]) -> Job:
     return stack.wait_for(stack.platform.submit(kind, request).id)
 
 
+def _assert_failed_at_once(stack: Stack, job: Job, says: tuple[str, ...]) -> None:
+    assert (job.state, job.attempt) == (JobState.FAILED, 1)
+    assert job.error is not None
+    assert job.error.type in {"InvalidDataset", "InvalidRequest"}
+    for words in says:
+        assert words in job.error.message
+    assert not list((stack.directory / "platform" / "scratch").iterdir())
+
+
+@pytest.mark.parametrize("case", NO_GOOD_DATA.values(), ids=NO_GOOD_DATA.keys())
+def test_bad_file_that_came_past_the_door_fails_the_job_at_once(
+    stack: Stack, stranger: Celery, case: BadFile
+) -> None:
+    (stack.data / case.name).write_bytes(case.content)
+    request = {"dataset": case.name, "detector": "ecod", **case.request}
+
+    sent = stranger.send_task("pynomaly.tasks.detect_anomalies", kwargs=request, queue="anomaly_detection")
+
+    wait_until(lambda: stack.platform.store.find_job(sent.id), 30.0, "the worker to take the message in")
+    _assert_failed_at_once(stack, stack.wait_for(sent.id), case.says)
+
+
+LONG = "1,2\n" * 600_000  # longer than the door reads
+IN_THE_WORK = {
+    "ragged": BadFile(
+        name="long_ragged.csv", content=f"a,b\n{LONG}1,2,3\n".encode(), says=("line 600002: has 3 fields",)
+    ),
+    "bad-byte": BadFile(
+        name="long_latin.csv",
+        content=f"a,b\n{LONG}".encode() + b"\xff,1\n",
+        says=("not UTF-8: byte 0xff at offset 2400004",),
+    ),
+    "nul": BadFile(name="long_nul.csv", content=f"a,b\n{LONG}".encode() + b"\0,1\n", says=("NUL",)),
+    "all-missing": BadFile(
+        name="long_missing.csv",
+        content=f"a,b\n{LONG.replace('1', 'NaN')}".encode(),
+        says=("a: every value is missing",),
+        request={"columns": ["a"]},
+    ),
+    "no-json": BadFile(
+        name="long.jsonl",
+        content=b'{"a": 1}\n' * 300_000 + b'{"a": \n',
+        says=("line 300001: is not valid JSON",),
+    ),
+    "no-such-key": BadFile(
+        name="long_keys.jsonl",
+        content=b'{"a": 1}\n{"b": 2}\n' * 150_000,
+        says=("there is no column 'zz'; the file has a, b",),
+        request={"columns": ["zz"]},
+    ),
+    "cut-gzip": BadFile(
+        name="long.csv.gz",
+        content=gzip.compress(f"a,b\n{LONG * 3}".encode(), 1)[:-20],
+        says=("the gzip data ends too early",),
+    ),
+    "damaged-parquet": BadFile(
+        name="damaged.parquet",
+        content=b"PAR1" + bytes(64) + (32).to_bytes(4, "little") + b"PAR1",
+        says=("damaged Parquet",),
+    ),
+    "labels-that-are-none": BadFile(
+        name="labels.csv",
+        content=_rows("a,b", *[f"{i},{i % 7}" for i in range(50)]),
+        says=("a label is 1 or 0",),
+        request={"label_column": "b"},
+    ),
+}
+
+
 @pytest.mark.parametrize("case", IN_THE_WORK.values(), ids=IN_THE_WORK.keys())
 def test_data_that_only_the_work_can_judge_fails_the_job_at_once(stack: Stack, case: BadFile) -> None:
-    assert case.content is not None
     (stack.data / case.name).write_bytes(case.content)
 
     job = _failed(stack, "detect_anomalies", {"dataset": case.name, "detector": "ecod", **case.request})
 
-    assert job.state is JobState.FAILED
-    assert job.attempt == 1
-    assert job.error is not None
-    assert job.error.type in {"InvalidDataset", "InvalidRequest"}
+    _assert_failed_at_once(stack, job, case.says)
+
+
+def test_file_that_goes_bad_between_door_and_work_fails_the_job(stack: Stack) -> None:
+    path = Path(stack.csv("turns_bad.csv", [[i, i % 7] for i in range(50)]))
+    job = stack.platform.submit("detect_anomalies", {"dataset": path.name}, delay_s=1.0)
+
+    path.write_bytes(_rows("a,b", "1,2", "1,2,3"))
+
+    _assert_failed_at_once(stack, stack.wait_for(job.id), ("line 3: has 3 fields",))
+
+
+@pytest.mark.parametrize("name", ["header-only", "ragged", "duplicate-columns", "no-such-column", "one-row"])
+def test_web_answers_422_with_the_field_and_stores_nothing(stack: Stack, web: Web, name: str) -> None:
+    case = NO_GOOD_DATA[name]
+    (stack.data / case.name).write_bytes(case.content)
+    request = {"dataset": case.name, "detector": "ecod", **case.request}
+    n_jobs = stack.platform.store.count_jobs(JobFilter())
+
+    answer = web.client.post("/api/v1/jobs", json={"kind": "detect_anomalies", "request": request})
+
+    assert answer.status_code == 422
+    [problem] = answer.json()["errors"]
+    assert problem["field"].removeprefix("request.") == case.field
     for words in case.says:
-        assert words.lower() in job.error.message.lower()
-    assert not list((stack.directory / "platform" / "scratch").iterdir())
+        assert words in problem["message"]
+    assert stack.platform.store.count_jobs(JobFilter()) == n_jobs
+
+
+def test_upload_of_a_bad_file_is_refused_and_not_kept(stack: Stack, web: Web) -> None:
+    case = NO_GOOD_DATA["ragged"]
+
+    answer = web.client.post("/api/v1/datasets", files={"file": (case.name, case.content)})
+
+    assert answer.status_code == 422
+    assert "line 302: has 4 fields" in answer.json()["detail"]
+    assert web.client.get("/api/v1/datasets").json() == {"datasets": []}
 
 
 def test_column_names_with_markup_and_formulas_are_data(stack: Stack) -> None:

@@ -89,12 +89,13 @@ def test_submitted_job_is_run_waited_for_and_shown_whole(working: Stack) -> None
 
 
 def test_waiting_for_a_failed_job_says_why_and_ends_with_1(working: Stack) -> None:
-    job = working.platform.submit("profile_dataset", {"dataset": working.csv("empty.csv", [])})
+    numbers = working.csv("numbers.csv", [[row, row % 7] for row in range(50)])
+    job = working.platform.submit("detect_anomalies", {"dataset": numbers, "label_column": "b"})
 
     done = run("jobs", "wait", job.id, env=working.env)
 
     assert done.returncode == 1
-    assert re.fullmatch(rf"{job.id} failed: InvalidDataset: .+", done.stdout.splitlines()[-1])
+    assert re.fullmatch(rf"{job.id} failed: InvalidRequest: .+", done.stdout.splitlines()[-1])
 
 
 def test_terminal_shows_a_live_bar(working: Stack) -> None:

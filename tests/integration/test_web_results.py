@@ -131,15 +131,15 @@ def test_the_pages_of_a_profile_and_of_a_report_show_what_they_left(web, report)
 
 
 def test_a_failed_job_says_why_on_its_page_and_in_the_list(web):
-    job = run(web, "detect_anomalies", {"dataset": "table.csv", "columns": [HOSTILE + "?"]})
+    job = run(web, "detect_anomalies", {"dataset": "table.csv", "label_column": HOSTILE})
 
     page = web.client.get(f"/jobs/{job['id']}").text
     listed = web.client.get("/jobs", params={"state": "failed", "kind": "detect_anomalies"}).text
 
     assert job["state"] == "failed"
-    assert "there is no column" in job["error"]["message"]
+    assert "a label is 1 or 0" in job["error"]["message"]
     for html in (page, listed):
-        assert "there is no column" in html
+        assert "a label is 1 or 0" in html
         assert "<img" not in html
 
 
