@@ -15,7 +15,7 @@ import redis
 from celery import Celery
 from celery.app.task import Context
 from celery.exceptions import BackendError
-from kombu.exceptions import OperationalError
+from kombu.exceptions import BatchPublishError, OperationalError
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -34,6 +34,8 @@ from pynomaly_tasks.settings import RedisSettings
 from pynomaly_tasks.transport.held import held_task_ids
 from pynomaly_tasks.transport.letters import Letter, Letters
 
+#: The control command that a worker with a cancelled job gets.
+HURRY = "look_for_cancels"
 _SEPARATOR = "\x06\x16"  # kombu's, between a queue's name and its priority
 _SHOWN_CHARACTERS = 1_024
 _IDS_PER_READ = 1_000
@@ -62,7 +64,8 @@ class CeleryQueue:
         except BrokerUnavailable:
             if time.monotonic() - started_s > _STALE_CONNECTION_S:
                 raise
-            # A pooled connection that Redis closed shows at its first use. Ringing twice is harmless.
+            # A pooled connection that Redis closed shows at its first use. The transport has asked again
+            # where an answer was lost; what it could not tell is rung twice, which is harmless.
             self._publish(jobs)
 
     def _publish(self, jobs: Sequence[Job]) -> None:
@@ -111,6 +114,12 @@ class CeleryQueue:
             priority=redis_priority(job.priority),
             headers=envelope.get("headers"),
         )
+
+    def hurry(self, worker: str) -> None:
+        """Have a worker look at once whether its jobs were cancelled; a worker that is gone hears nothing."""
+        node = worker.rpartition("#")[0]
+        with mapped_errors():
+            self._app.control.broadcast(HURRY, destination=[node])
 
     def report_end(self, job: Job) -> None:
         """Write the end of a job that no delivery will report into Celery's results, and fire its errbacks."""
@@ -239,5 +248,5 @@ def mapped_errors() -> Iterator[None]:
     """Turn kombu's, redis' and the socket's errors into BrokerUnavailable."""
     try:
         yield
-    except (OperationalError, BackendError, redis.RedisError, OSError) as error:
+    except (OperationalError, BatchPublishError, BackendError, redis.RedisError, OSError) as error:
         raise BrokerUnavailable(f"the broker gave no answer: {error}") from error
