@@ -13,21 +13,25 @@ from time import monotonic
 from typing import Any
 
 import redis
+from kombu.transport import redis as kombu_redis
 from kombu.utils.scheduling import priority_cycle, round_robin_cycle
 
-from pynomaly_tasks.transport import arguments, guard, publishing, scripts
+from pynomaly_tasks.transport import arguments, guard, scripts
 from pynomaly_tasks.transport.dead_letters import bury
 from pynomaly_tasks.transport.ledger import NEXT, Ledger
 from pynomaly_tasks.transport.message import Message
+from pynomaly_tasks.transport.publisher import Publishing
 from pynomaly_tasks.transport.qos import QoS
 
 #: Most messages that one step takes, where the prefetch allows more.
 MAX_TAKEN = 100
 _MAX_ACKS = 1_000  #: that one step takes along
-MAX_PLACES = 1_000  #: queues whose keys are remembered
 #: A server that says one of these will do better later: reconnecting is the way out.
-_PASSING = ("READONLY", "MISCONF", "LOADING", "MASTERDOWN", "BUSY", "OOM")
+_PASSING = ("READONLY", "MISCONF", "LOADING", "MASTERDOWN", "BUSY", "OOM", "UNBLOCKED")
 _CLOSE_TIMEOUT_S = 2.0
+#: Deliveries in a row. In the solo pool the tasks run in them, and acknowledgements, remote control and
+#: the end of the worker wait for the event loop.
+_DELIVERING_S = 0.005
 _ANSWER_S = 0.02  #: that an answer is waited for before the event loop goes on
 
 OPTIONS = ("lease_s", "wait_s", "max_message_bytes", "max_body_bytes", "accept_content_types", "on_malformed",
@@ -38,7 +42,6 @@ OPTIONS = ("lease_s", "wait_s", "max_message_bytes", "max_body_bytes", "accept_c
 class Question:
     """A step that was asked for and not answered yet."""
 
-    connection: Any
     asked_at: float
     first_number: int
     limit: int
@@ -47,7 +50,7 @@ class Question:
     acks: tuple[str, ...]  #: go along
 
 
-class Reserving:
+class Reserving(Publishing):
     """The overrides; to be put before kombu's channel, plain or Sentinel."""
 
     QoS = QoS
@@ -70,13 +73,11 @@ class Reserving:
 
     _question: Question | None = None
     _waits = False
+    _awaits_token = False
     _shared_client: Any = None
     _shared_pool: Any = None
-    _own_client: redis.Redis | None = None
-    _lines: publishing.Lines | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._places: dict[tuple[str, int], publishing.Place] = {}
         self._arrived: deque[tuple[str, str, bytes]] = deque()
         self._no_ack_queues: set[str] = set()
         self._unseen_scripts = False
@@ -111,22 +112,6 @@ class Reserving:
             client = self._shared_client
         yield client
 
-    @property
-    def _plain_client(self: Any) -> redis.Redis:
-        # Our steps name their keys in full, also where `global_keyprefix` is set.
-        client: redis.Redis | None = self._own_client
-        if client is None or client.connection_pool is not self.pool:
-            client = self._own_client = redis.Redis(connection_pool=self.pool)
-        return client
-
-    def _key(self: Any, name: str) -> str:
-        prefix: str = self.global_keyprefix
-        return prefix + name
-
-    def _wake_key(self: Any, queue: str) -> str:
-        key: str = self._key(f"{queue}{self.sep}wake")
-        return key
-
     # ---- taking
 
     def _credit(self: Any) -> int:
@@ -138,20 +123,24 @@ class Reserving:
         if credit is None:
             # No prefetch limit. A worker takes what comes; a loop of drain_events may end after one.
             credit = MAX_TAKEN if self.connection.has_event_loop else 1
-        return int(min(credit, MAX_TAKEN))
+        return max(int(min(credit, MAX_TAKEN)) - len(self._arrived), 0)
 
-    def _ask(self: Any, queues: list[str], limit: int) -> tuple[Question, tuple[Any, ...]]:
+    def _take_acks(self: Any) -> tuple[str, ...]:
+        return tuple(self.ledger.take_acknowledgements(_MAX_ACKS))
+
+    def _ask(
+        self: Any, queues: list[str], limit: int, acks: tuple[str, ...]
+    ) -> tuple[Question, tuple[Any, ...]]:
         lists = tuple(
             self._key(self._q_for_pri(q, priority)) for priority in self.priority_steps for q in queues
         )
         question = Question(
-            connection=None,
             asked_at=monotonic(),
             first_number=self.ledger.numbers(limit),
             limit=limit,
             queues=tuple(queues),
             lists=lists,
-            acks=tuple(self.ledger.take_acknowledgements(_MAX_ACKS)),
+            acks=acks,
         )
         keys = [self.ledger.keys.unacked, self.ledger.keys.index, *map(self._wake_key, queues), *lists]
         in_order = isinstance(self._queue_cycle, priority_cycle)
@@ -191,50 +180,71 @@ class Reserving:
             return
         self.ledger.start()  # an idle worker gives back what dead ones held
         connection = self.client.connection
-        if self._waits:
-            command: tuple[Any, ...] = ("BRPOP", *map(self._wake_key, queues), self.wait_s)
-        else:
-            self._question, command = self._ask(queues, self._credit())
+        commands: list[tuple[Any, ...]] = []
+        # What has arrived already waits for no token; the answer, be it empty, is when its turn comes.
+        self._awaits_token = self._waits and not self._arrived
+        if self._awaits_token:
+            commands.append(("BRPOP", *map(self._wake_key, queues), self.wait_s))
+        if not self._awaits_token:
+            self._question, command = self._ask(queues, self._credit(), self._take_acks())
+            commands.append(command)
+        elif self.connection.has_event_loop and not self._unseen_scripts:
+            # The server takes up the question when the token has come, a round trip earlier. One message:
+            # more would be kept from other idle workers, and this one asks again. Without an event loop
+            # nobody may come back for the answer.
+            self._question, command = self._ask(queues, 1, ())
+            commands.append(command)
         self._in_poll = connection
-        self._brpop_sent_at = monotonic()
-        connection.send_command(*command)
+        # kombu's own check of this connection compares it with its own clock.
+        self._brpop_sent_at = kombu_redis.monotonic()
+        if len(commands) == 1:
+            connection.send_command(*commands[0])
+        else:
+            connection.send_packed_command(connection.pack_commands(commands))
 
     def _brpop_read(self: Any, **options: Any) -> bool:
         connection = self.client.connection
-        try:
-            answer = connection.read_response()
-        except redis.exceptions.NoScriptError:
-            self._unseen_scripts = True
-            question, self._question = self._question, None
-            for tag in question.acks:
-                self.ledger.acknowledge(tag)
-            raise Empty from None
-        except self.connection_errors:
-            connection.disconnect()
-            raise
-        except redis.ResponseError as error:
-            connection.disconnect()
-            if str(error).startswith(_PASSING):
-                raise redis.ConnectionError(str(error)) from error
-            raise
-        finally:
-            self._in_poll = None
-            self._flush_brpop_reauth()
-        question, self._question = self._question, None
-        if question is None:
-            self._waits = False
-            if answer is None or not self.qos.can_consume():
-                raise Empty
-            # A message is there: ask at once, a turn of the event loop earlier.
-            self._brpop_start()
+        if self._awaits_token:
+            token = self._read_answer(connection)
+            self._awaits_token = False
+            if self._question is None:
+                self._poll_ended()
+                self._waits = False
+                if token is None or not self.qos.can_consume():
+                    raise Empty
+                # A message is there: ask at once, a turn of the event loop earlier.
+                self._brpop_start()
             if not connection.can_read(timeout=_ANSWER_S):
                 raise Empty
-            return bool(self._brpop_read())
+        answer = self._read_answer(connection)
+        self._poll_ended()
+        question, self._question = self._question, None
         n_taken = self._take(question, answer)
         self._waits = n_taken < question.limit
         if not self.deliver_arrived(None if self.connection.has_event_loop else 1):
             raise Empty
         return True
+
+    def _read_answer(self: Any, connection: Any) -> Any:
+        try:
+            return connection.read_response()
+        except redis.exceptions.NoScriptError:
+            self._unseen_scripts = True
+            question, self._question = self._question, None
+            for tag in question.acks:
+                self.ledger.acknowledge(tag)
+            self._poll_ended()
+            raise Empty from None
+        except BaseException as error:
+            connection.disconnect()
+            self._poll_ended()
+            if isinstance(error, redis.ResponseError) and str(error).startswith(_PASSING):
+                raise redis.ConnectionError(str(error)) from error
+            raise
+
+    def _poll_ended(self: Any) -> None:
+        self._in_poll = None
+        self._flush_brpop_reauth()
 
     def _on_connection_disconnect(self: Any, connection: Any) -> None:
         question = self._question
@@ -244,9 +254,15 @@ class Reserving:
         super()._on_connection_disconnect(connection)  # type: ignore[misc]
 
     def deliver_arrived(self: Any, limit: int | None) -> int:
-        """Hand messages that were taken to their consumers; returns how many."""
+        """Hand messages that were taken to their consumers; returns how many.
+
+        Without a limit, until the event loop has to have its turn.
+        """
         n_delivered = 0
-        while self._arrived and (limit is None or n_delivered < limit) and self.connection is not None:
+        until = monotonic() + _DELIVERING_S
+        while self._arrived and self.connection is not None:
+            if n_delivered == limit or (limit is None and n_delivered and monotonic() >= until):
+                break
             tag, queue, raw = self._arrived.popleft()
             try:
                 message = self._read(tag, queue, raw)
@@ -279,7 +295,7 @@ class Reserving:
     def _get(self: Any, queue: str) -> dict[str, Any]:
         """One message at once, for `basic_get`. Raises Empty."""
         while True:
-            question, command = self._ask([queue], 1)
+            question, command = self._ask([queue], 1, self._take_acks())
             try:
                 try:
                     answer = self._plain_client.execute_command(*command)
@@ -316,48 +332,6 @@ class Reserving:
         (self._no_ack_queues.add if no_ack else self._no_ack_queues.discard)(queue)
         return super().basic_consume(queue, *args, **kwargs)  # type: ignore[misc]
 
-    # ---- publishing
-
-    @property
-    def lines(self: Any) -> publishing.Lines:
-        """The connections that publish."""
-        lines: publishing.Lines | None = self._lines
-        client = self._plain_client
-        if lines is None or lines.client is not client:
-            lines = self._lines = publishing.Lines(client)
-        return lines
-
-    def _put(self: Any, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
-        priority = self._get_message_priority(message, reverse=False)
-        place = self._places.get((queue, priority))
-        if place is None or place.expires_ms != self._expires.get(queue, 0):
-            if len(self._places) >= MAX_PLACES:
-                self._places.clear()  # somebody publishes to queues of many names, such as those of replies
-            place = self._places[queue, priority] = self._place(queue, priority)
-        batch = kwargs.get("_publish_batch")
-        if batch is not None:
-            batch.put(place, message)
-        else:
-            publishing.put(self.lines, place, message)
-
-    def _place(self: Any, queue: str, priority: int) -> publishing.Place:
-        expires_ms = self._expires.get(queue, 0)
-        steps = self.priority_steps if expires_ms else ()
-        return publishing.Place(
-            list_key=self._key(self._q_for_pri(queue, priority)),
-            wake_key=self._wake_key(queue),
-            prefix=self.global_keyprefix,
-            expires_ms=expires_ms,
-            expiring_lists=tuple(self._key(self._q_for_pri(queue, step)) for step in steps),
-        )
-
-    def _next_delivery_tag(self) -> str:
-        return publishing.tags.next()
-
-    def create_publish_batch(self, max_size: int) -> publishing.PublishBatch:
-        """A batch that is sent in one round trip."""
-        return publishing.PublishBatch(self, max_size)
-
     # ---- closing
 
     def close(self: Any) -> None:
@@ -373,6 +347,9 @@ class Reserving:
         if question is not None:
             # Reading the answer is surer than giving back blindly: the server may be at it just now.
             with suppress(*self.connection_errors, redis.ResponseError):
+                if self._awaits_token:
+                    connection.read_response(timeout=self.wait_s + _CLOSE_TIMEOUT_S)
+                    self._awaits_token = False
                 answer = connection.read_response(timeout=_CLOSE_TIMEOUT_S)
                 self._question = None
                 self._take(question, answer)
