@@ -26,7 +26,7 @@ class Channel(Reserving, kombu_redis.Channel):  # type: ignore[misc]  # kombu ha
     from_transport_options = (*kombu_redis.Channel.from_transport_options, *OPTIONS)
 
 
-class SentinelChannel(Reserving, kombu_redis.SentinelChannel):  # type: ignore[misc]  # kombu has no types
+class SentinelChannel(Channel, kombu_redis.SentinelChannel):  # type: ignore[misc]  # kombu has no types
     """A channel on the master that Redis Sentinel names."""
 
     from_transport_options = (*kombu_redis.SentinelChannel.from_transport_options, *OPTIONS)
@@ -47,6 +47,12 @@ class Transport(kombu_redis.Transport):  # type: ignore[misc]  # kombu has no ty
         """Deliver as messages come, instead of one at each `drain_events`."""
         self.has_event_loop = True
         super().register_with_event_loop(connection, loop)
+
+    def close_connection(self, connection: Any) -> None:
+        """Close the channels and their connections; the ledger keeps what is still being worked on."""
+        super().close_connection(connection)
+        if self._ledger is not None:
+            self._ledger.disconnect()
 
     def ledger_of(self, channel: Any) -> Ledger:
         """The ledger that all channels of this transport share."""
