@@ -69,8 +69,8 @@ def celery_options(settings: Settings) -> dict[str, Any]:
             # What a dead worker had taken and not begun comes back as fast as what it ran.
             "lease_s": jobs.lease_s,
             # Every publish of the platform wakes an idle worker. What a process without it sends with
-            # `app.send_task` waits for this long at most; a tenth of it would cost an idle worker 3 %
-            # of a core.
+            # `app.send_task` waits for this long at most. It costs an idle worker 0.3 % of a core,
+            # kombu's own waiting 0.15 %, a tenth of the time 0.8 %.
             "wait_s": 0.3,
             # A message carries its request in base64, and those of the tasks that follow in its chain.
             "max_message_bytes": (max_bytes := 1_000_000 + 16 * 1_024 * jobs.max_request_kb),
