@@ -7,6 +7,7 @@ Use it by name: ``broker_transport = "pynomaly_tasks.transport:Transport"`` besi
 from __future__ import annotations
 
 import weakref
+from functools import partial
 from typing import Any
 
 import redis
@@ -42,6 +43,7 @@ class Transport(kombu_redis.Transport):  # type: ignore[misc]  # kombu has no ty
         self.cycle = Poller()
         self.has_event_loop = False
         self._ledger: Ledger | None = None
+        _keep_transport(self.client)
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
         """Deliver as messages come, instead of one at each `drain_events`."""
@@ -85,3 +87,14 @@ class SentinelTransport(Transport, kombu_redis.SentinelTransport):  # type: igno
 
     default_port = kombu_redis.SentinelTransport.default_port
     Channel = SentinelChannel
+
+
+def _keep_transport(connection: Any) -> None:
+    # With several URLs, kombu goes on to the next one after a failure, and takes the transport from its
+    # scheme: from then on it would be kombu's own.
+    connection.switch = partial(_switch, weakref.proxy(connection), connection.transport_cls)
+
+
+def _switch(connection: Any, transport: Any, url: str) -> None:
+    connection.__class__.switch(connection, url)
+    connection.transport_cls = transport
