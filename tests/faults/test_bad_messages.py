@@ -6,9 +6,10 @@ import json
 
 from pynomaly_tasks.core.job import DeadReason, JobState
 from pynomaly_tasks.embedded.redis_server import RedisServer
+from pynomaly_tasks.jobs.submission import Submission
 from pynomaly_tasks.queueing.kept import replay_message
 from support.faulty_kinds import ACT
-from support.jobs import Engine
+from support.jobs import Engine, EngineStarter
 from support.raw_messages import REFUSED, UNREADABLE, expired_message, raw_message
 from support.waiting import wait_until
 
@@ -105,3 +106,23 @@ def test_wrong_arguments_of_another_process_are_kept_and_run_when_they_are_mende
     assert "nonsense: there is no such field" in letter.message
     assert again == job_id
     assert engine.wait_for(engine.platform.store.get_job(job_id)).state is JobState.SUCCEEDED
+
+
+def test_stored_job_whose_message_is_too_large_is_a_dead_letter(
+    start_engine: EngineStarter, own_redis: RedisServer
+) -> None:
+    engine = start_engine(own_redis.url, env={"PYNOMALY_JOBS__MAX_REQUEST_KB": "1"})
+    worker = engine.worker()
+    large = Submission(
+        kind=ACT.name, request=engine.request(), options={}, envelope={"headers": {"note": "x" * 1_100_000}}
+    )
+
+    dead = engine.wait_for(engine.platform.submitter.submit(large))
+    good = engine.wait_for(engine.submit())
+
+    assert (dead.state, dead.dead_reason) == (JobState.DEAD, DeadReason.UNREADABLE)
+    [letter] = engine.wait_for_letters(1)
+    assert letter.job_id == dead.id
+    assert "the limit is 1016384" in letter.message
+    assert good.state is JobState.SUCCEEDED
+    assert worker.is_running()
