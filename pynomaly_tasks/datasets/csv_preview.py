@@ -20,7 +20,7 @@ from pynomaly_tasks.datasets.csv_dialect import (
     wrong_field_count,
 )
 from pynomaly_tasks.datasets.limits import Limits
-from pynomaly_tasks.datasets.preview import Evidence, Preview, is_no_date, is_no_number
+from pynomaly_tasks.datasets.preview import Evidence, Preview, hold_no_date, hold_no_number
 from pynomaly_tasks.datasets.source import check_utf8, not_text, refused
 
 _MISSING = frozenset(MISSING_WORDS)
@@ -130,7 +130,7 @@ def _evidence(text: str, lines: _Lines, *, whole: bool) -> Preview:
             chunk.pop()  # it was cut off
         for at in evidence.undecided:
             cells = set(map(itemgetter(at), chunk)) - _MISSING
-            evidence.add(at, cells, any(map(is_no_number, cells)), any(map(is_no_date, cells)))
+            evidence.add(at, cells, hold_no_number(cells), hold_no_date(cells))
         evidence.settle()
         if not whole:
             break

@@ -22,7 +22,7 @@ from pynomaly_tasks.errors import InvalidInput
 #: Read in 20 ms, in the worst layout in 100: a person does not notice, and the caller of many jobs pays once.
 WHOLE_BYTES = 2 << 20
 _CHUNK_BYTES = 1 << 20
-_N_REMEMBERED = 256
+_N_REMEMBERED = 64
 _Stamp: TypeAlias = tuple[str, str, int, int, int, int, int]
 # The footer's length and the magic number, at the end; PARE where the footer is encrypted.
 _PARQUET_TAIL_BYTES = 8
@@ -46,7 +46,7 @@ class Looker:
             seen = self._seen.get(stamp)
             if seen is not None and _is_accepted(seen[1], judge):
                 return seen[0]
-            checked, fd = self._guard.open(source)
+            checked, fd = self._guard.open(source, path)
             try:
                 preview = look_at(checked, fd, self._limits)
             finally:

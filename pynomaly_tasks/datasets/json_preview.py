@@ -10,7 +10,7 @@ from typing import Any
 
 from pynomaly_tasks.datasets.json_objects import NO_KEYS, object_of
 from pynomaly_tasks.datasets.limits import Limits
-from pynomaly_tasks.datasets.preview import Evidence, Preview, is_no_date
+from pynomaly_tasks.datasets.preview import Evidence, Preview, hold_no_date
 from pynomaly_tasks.datasets.source import check_utf8, refused
 
 #: From here on two whole numbers may be one float64.
@@ -77,5 +77,5 @@ def _proven(values: Sequence[Any]) -> tuple[frozenset[Hashable], bool, bool]:
         return _SEVERAL, True, True
     is_mixed = len(types) > 1
     different: frozenset[Hashable] = frozenset((type(value), value) for value in values)
-    no_date = is_mixed or types <= {float, bool} or any(map(is_no_date, values))
+    no_date = is_mixed or types <= {float, bool} or hold_no_date(values)
     return different, is_mixed or str in types, bool(types) and no_date

@@ -26,18 +26,22 @@ class Preview:
 
 
 _WORD = r"\s*(?!(?:inf|infinity|nan|true|false|epoch)\b)[^\W\d_]"
+_LETTER_OR_DASH = re.compile(r"[^\W\d_]|-")
 _NO_NUMBER = re.compile(rf"{_WORD}|\s*\d{{4}}-\d\d-\d\d", re.IGNORECASE)
 _NO_DATE = re.compile(rf"{_WORD}|[+-]?\d+(?:\.\d+)?\Z", re.IGNORECASE)
 
 
-def is_no_number(cell: str) -> bool:
-    """Whether a cell can be neither a number nor true or false."""
-    return _NO_NUMBER.match(cell) is not None
+def hold_no_number(cells: Collection[str]) -> bool:
+    """Whether one of the cells can be neither a number nor true or false."""
+    # One search through all cells is far cheaper than one a cell, and numbers seldom pass it.
+    if _LETTER_OR_DASH.search("\n".join(cells)) is None:
+        return False
+    return any(map(_NO_NUMBER.match, cells))
 
 
-def is_no_date(cell: str) -> bool:
-    """Whether a cell can be no date."""
-    return _NO_DATE.match(cell) is not None
+def hold_no_date(cells: Collection[str]) -> bool:
+    """Whether one of the cells can be no date."""
+    return any(map(_NO_DATE.match, cells))
 
 
 class Evidence:

@@ -70,12 +70,12 @@ class SourceGuard:
     def __init__(self, roots: Sequence[Path]) -> None:
         self._roots = tuple(root.resolve() for root in roots)
 
-    def open(self, source: str) -> tuple[Source, int]:
+    def open(self, source: str, path: Path | None = None) -> tuple[Source, int]:
         """The file and a descriptor of the very file that was checked; the caller closes it.
 
-        Raises InvalidDataset, SourceUnavailable.
+        path: what `locate` said, if that was asked already. Raises InvalidDataset, SourceUnavailable.
         """
-        path = self.locate(source)
+        path = path or self.locate(source)
         try:
             return self._open(source, path)
         except OSError as error:

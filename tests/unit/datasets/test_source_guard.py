@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import re
 import socket
@@ -137,14 +138,28 @@ def test_content_that_is_not_what_the_name_says_is_refused(
     assert [problem.field for problem in refusal.value.problems] == ["dataset"]
 
 
-def test_check_loads_neither_duckdb_nor_pyarrow(root: Path, tmp_path: Path) -> None:
+def test_door_loads_no_library_that_reads_data(root: Path, tmp_path: Path) -> None:
     (root / "x.csv").write_text(CSV)
-    program = (
-        "import sys; from pathlib import Path; from pynomaly_tasks.datasets import DatasetOpener; "
-        "import pynomaly_tasks.kinds.profile_dataset; "
-        f"DatasetOpener([Path({str(root)!r})], 9, 9, 64, Path({str(tmp_path)!r})).check('x.csv'); "
-        "print(sorted({'duckdb', 'pyarrow', 'numpy'} & set(sys.modules)))"
-    )
+    (root / "x.csv.gz").write_bytes(gzip.compress(CSV.encode()))
+    (root / "x.jsonl").write_text('{"a": 1}\n')
+    (root / "x.parquet").write_bytes(b"PAR1" + bytes(64) + b"\x10\0\0\0PAR1")
+    program = f"""
+import sys
+from pathlib import Path
+from pynomaly_tasks.datasets import DatasetOpener
+from pynomaly_tasks.errors import InvalidInput
+from pynomaly_tasks.kinds import KINDS
+datasets = DatasetOpener([Path({str(root)!r})], 9, 9, 64, Path({str(tmp_path)!r}))
+for name in ("x.csv", "x.csv.gz", "x.jsonl", "x.parquet"):
+    datasets.check(name)
+    for kind in ("detect_anomalies", "detect_ensemble", "profile_dataset"):
+        request = KINDS[kind].request_model.model_validate({{"dataset": name}})
+        try:
+            KINDS[kind].check(request, datasets)
+        except InvalidInput as error:
+            assert "at least 10" in str(error) or "no column is left" in str(error), error
+print(sorted({{"duckdb", "pyarrow", "numpy", "pandas"}} & set(sys.modules)))
+"""
 
     output = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
