@@ -57,7 +57,7 @@ class RunningAttempt:
     def __init__(
         self,
         job: Job,
-        scratch: Path,
+        scratch_root: Path,
         store: Store,
         updates: Updates,
         *,
@@ -66,7 +66,8 @@ class RunningAttempt:
         on_progress: Callable[[Progress], None],
     ) -> None:
         self._job = job
-        self._scratch = scratch
+        self._scratch_root = scratch_root
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
         self._store = store
         self._updates = updates
         self._write_every_s = write_every_s
@@ -88,8 +89,18 @@ class RunningAttempt:
 
     @property
     def scratch(self) -> Path:
-        """This attempt's directory."""
-        return self._scratch
+        """This attempt's directory, made when it is first asked for."""
+        if self._scratch is None:
+            self._scratch_root.mkdir(parents=True, exist_ok=True)
+            self._scratch = tempfile.TemporaryDirectory(
+                prefix=f"{self.job_id}-{self.attempt}-", dir=self._scratch_root, ignore_cleanup_errors=True
+            )
+        return Path(self._scratch.name)
+
+    def close(self) -> None:
+        """Remove what it left in its directory."""
+        if self._scratch is not None:
+            self._scratch.cleanup()
 
     def progress(self, current: int, total: int, status: str) -> None:
         """Write the progress, at most every ``write_every_s``; raise when the job must stop."""
@@ -195,12 +206,7 @@ class Runner:
     ) -> Settlement:
         announce(self._updates, job)
         on_start(job)
-        started = time.monotonic()
-        self._scratch_root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(
-            prefix=f"{job.id}-{job.attempt}-", dir=self._scratch_root, ignore_cleanup_errors=True
-        ) as scratch:
-            return self._perform(job, Path(scratch), on_progress, started)
+        return self._perform(job, on_progress, time.monotonic())
 
     def _settle(self, job: Job, settlement: Settlement, error: Exception | None = None) -> Finished:
         """End the attempt. A store that is away is waited for: hours of work may hang on it."""
@@ -235,9 +241,7 @@ class Runner:
         self._submitter.ring(changed.queued)
         announce(self._updates, changed.job)
 
-    def _perform(
-        self, job: Job, scratch: Path, on_progress: Callable[[Progress], None], started: float
-    ) -> Settlement:
+    def _perform(self, job: Job, on_progress: Callable[[Progress], None], started: float) -> Settlement:
         kind = self._kinds.get(job.kind)
         if kind is None:
             message = f"no worker code for {job.kind!r}; the kinds here are {', '.join(sorted(self._kinds))}"
@@ -249,7 +253,7 @@ class Runner:
             )
         context = RunningAttempt(
             job,
-            scratch,
+            self._scratch_root,
             self._store,
             self._updates,
             write_every_s=self._write_every_s,
@@ -265,6 +269,7 @@ class Runner:
             }
         finally:
             self.running.pop(job.id, None)
+            context.close()
         return Settlement(
             state=JobState.SUCCEEDED,
             outcome=AttemptOutcome.SUCCEEDED,

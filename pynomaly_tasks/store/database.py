@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import orjson
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, InvalidatePoolError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from pynomaly_tasks.errors import StoreUnavailable
 
@@ -28,6 +31,10 @@ _POSTGRESQL_OPTIONS = {
     "keepalives_count": 3,
 }
 
+
+#: A pooled connection to PostgreSQL is asked whether it still works when it was unused for this long.
+_RESTED_S = 1.0
+_LAST_USE_S = "last_use_s"
 
 _NO_SQLITE_FILE = frozenset({"SQLITE_NOTADB", "SQLITE_CORRUPT"})
 
@@ -89,6 +96,7 @@ class Database:
         self.url = make_url(url)
         self._pool_size = pool_size
         self._engine: Engine | None = None
+        self._writing: Engine | None = None
         self._pid = 0
         self._lock = threading.Lock()
 
@@ -107,8 +115,16 @@ class Database:
                         # A forked child must not use, nor close, its parent's connections.
                         self._engine.dispose(close=False)
                     self._engine = self._build_engine()
+                    self._writing = self._engine.execution_options(writes=True)
                     self._pid = os.getpid()
         return self._engine
+
+    @property
+    def _writing_engine(self) -> Engine:
+        """The same, with its connections; what it begins is a writer's transaction."""
+        _ = self.engine
+        assert self._writing is not None
+        return self._writing
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -121,12 +137,7 @@ class Database:
         """A transaction that writes: committed at the end of the block, rolled back on an error."""
         # Taking SQLite's write lock at once instead of at the first write: a reader that
         # turns writer in mid-transaction fails with "database is locked" without waiting.
-        with (
-            mapped_errors(),
-            self._forkable(),
-            self.engine.connect() as connection,
-            connection.execution_options(writes=True).begin(),
-        ):
+        with mapped_errors(), self._forkable(), self._writing_engine.begin() as connection:
             yield connection
 
     def revision(self) -> str | None:
@@ -150,19 +161,36 @@ class Database:
             "json_deserializer": orjson.loads,
         }
         if not self.is_sqlite:
-            return create_engine(
-                self.url,
-                pool_size=self._pool_size,
-                pool_pre_ping=True,
-                connect_args=_POSTGRESQL_OPTIONS,
-                **common,
+            engine = create_engine(
+                self.url, pool_size=self._pool_size, connect_args=_POSTGRESQL_OPTIONS, **common
             )
+            event.listen(engine, "checkin", _note_last_use)
+            event.listen(engine, "checkout", partial(_check_if_rested, engine))
+            return engine
         if self.url.database:
             Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
         engine = create_engine(self.url, connect_args={"timeout": SQLITE_BUSY_TIMEOUT_S}, **common)
         event.listen(engine, "connect", _prepare_sqlite_connection)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
+
+
+def _note_last_use(connection: Any, record: ConnectionPoolEntry) -> None:
+    record.info[_LAST_USE_S] = time.monotonic()
+
+
+def _check_if_rested(engine: Engine, connection: Any, record: ConnectionPoolEntry, proxy: object) -> None:
+    """Notice a server that has restarted while the connection lay in the pool.
+
+    A question before each use would be one more round trip for every transaction.
+    """
+    last_use_s = record.info.get(_LAST_USE_S)
+    if last_use_s is None or time.monotonic() - last_use_s < _RESTED_S:
+        return
+    try:
+        engine.dialect.do_ping(connection)
+    except engine.dialect.loaded_dbapi.Error as error:
+        raise InvalidatePoolError(str(error)) from error
 
 
 def _prepare_sqlite_connection(connection: Any, record: object) -> None:

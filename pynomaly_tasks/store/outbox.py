@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Connection, insert
+from sqlalchemy import Connection
 
 from pynomaly_tasks.core.job import Json
-from pynomaly_tasks.store.clock import server_now
-from pynomaly_tasks.store.tables import outbox
+from pynomaly_tasks.store.statements import ADD_EVENT, ADD_EVENTS
 
 JOB_EVENTS = "job_events"
 
@@ -25,5 +24,7 @@ def add_job_events(connection: Connection, payloads: Mapping[str, Json], event: 
         {"topic": JOB_EVENTS, "key": job_id, "type": f"job.{event}", "payload": {"job_id": job_id, **payload}}
         for job_id, payload in payloads.items()
     ]
-    if rows:
-        connection.execute(insert(outbox).values(created_at=server_now()), rows)
+    if len(rows) == 1:
+        connection.execute(ADD_EVENT, rows[0])
+    elif rows:
+        connection.execute(ADD_EVENTS, rows)

@@ -19,6 +19,9 @@ from pynomaly_tasks.store.tables import jobs
 
 # SQLite allows 32,766 bound values a statement.
 _IDS_PER_QUERY = 5_000
+_NOW = select(func.cast(server_now(), jobs.c.backoff_s.type))
+_INSERT_INTO_SQLITE = sqlite.insert(jobs).on_conflict_do_nothing().returning(jobs)
+_INSERT_INTO_POSTGRESQL = postgresql.insert(jobs).on_conflict_do_nothing().returning(jobs)
 
 
 class Submissions:
@@ -35,13 +38,12 @@ class Submissions:
         """
         with self._db.writing() as connection:
             self._lock_ordering_keys(connection, new_jobs)
-            now: float = connection.execute(
-                select(func.cast(server_now(), jobs.c.backoff_s.type))
-            ).scalar_one()
+            now: float = connection.execute(_NOW).scalar_one()
             rows = [_row(job, now) for job in new_jobs]
-            dialect: Any = sqlite if self._db.is_sqlite else postgresql
-            statement = dialect.insert(jobs).on_conflict_do_nothing().returning(jobs)
-            created = {row.id: job_from_row(row) for row in connection.execute(statement, rows)}
+            statement = _INSERT_INTO_SQLITE if self._db.is_sqlite else _INSERT_INTO_POSTGRESQL
+            # SQLAlchemy takes a longer way for a list, even of one.
+            values = rows[0] if len(rows) == 1 else rows
+            created = {row.id: job_from_row(row) for row in connection.execute(statement, values)}
             ordered = any(job.ordering_key for job in new_jobs)
             if ordered:
                 promote(connection, only_ids=[job.id for job in new_jobs if job.ordering_key])

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, Row, insert, or_, select, update
+from sqlalchemy import Connection, Row, insert, select, update
 
 from pynomaly_tasks.core.job import (
     ALLOWED,
@@ -20,12 +20,13 @@ from pynomaly_tasks.core.job import (
     Progress,
 )
 from pynomaly_tasks.errors import Conflict, JobAlreadyFinal, NotFound, StaleAttempt
+from pynomaly_tasks.store import statements
 from pynomaly_tasks.store.clock import server_now
 from pynomaly_tasks.store.database import Database
 from pynomaly_tasks.store.outbox import add_job_event
-from pynomaly_tasks.store.promotion import is_first_of_its_key, promote
+from pynomaly_tasks.store.promotion import promote
 from pynomaly_tasks.store.rows import job_from_row
-from pynomaly_tasks.store.tables import attempts, dead_letters, jobs, results
+from pynomaly_tasks.store.tables import dead_letters, jobs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,35 +64,19 @@ class Transitions:
         """
         with self._db.writing() as connection:
             row = connection.execute(
-                update(jobs)
-                .where(
-                    jobs.c.id == job_id,
-                    jobs.c.state == JobState.QUEUED,
-                    or_(jobs.c.deadline_at.is_(None), jobs.c.deadline_at > server_now()),
-                    is_first_of_its_key(),
-                )
-                .values(
-                    state=JobState.RUNNING,
-                    attempt=jobs.c.attempt + 1,
-                    worker=worker,
-                    lease_until_at=server_now() + lease_s,
-                    started_at=server_now(),
-                    progress_current=None,
-                    progress_total=None,
-                    progress_status=None,
-                )
-                .returning(jobs)
+                statements.CLAIM, {"the_job": job_id, "the_worker": worker, "lease_s": lease_s}
             ).one_or_none()
             if row is None:
                 return self._refuse_claim(connection, job_id), False
             connection.execute(
-                insert(attempts).values(
-                    job_id=job_id,
-                    number=row.attempt,
-                    worker=worker,
-                    outcome=AttemptOutcome.RUNNING,
-                    started_at=row.started_at,
-                )
+                statements.BEGIN_ATTEMPT,
+                {
+                    "job_id": job_id,
+                    "number": row.attempt,
+                    "worker": worker,
+                    "outcome": AttemptOutcome.RUNNING,
+                    "started_at": row.started_at,
+                },
             )
             add_job_event(connection, job_id, "started", {"kind": row.kind, "attempt": row.attempt})
             return Changed(job=job_from_row(row)), True
@@ -139,14 +124,20 @@ class Transitions:
         StaleAttempt when a newer attempt owns the job or it has ended; then nothing is written.
         """
         with self._db.writing() as connection:
-            row = _locked(connection, job_id)
-            if row.attempt != attempt or row.state != JobState.RUNNING:
-                raise _stale(job_id, attempt)
-            if row.cancel_requested_at is not None:
+            changed = self._settle(connection, job_id, attempt, settlement)
+            if changed is None:
+                row = _locked(connection, job_id)
+                if row.attempt != attempt or row.state != JobState.RUNNING:
+                    raise _stale(job_id, attempt)
+                # Somebody asked to cancel it.
                 settlement = Settlement(
                     state=JobState.CANCELLED, outcome=AttemptOutcome.CANCELLED, error=settlement.error
                 )
-            return self._settle(connection, row, settlement, report_due=_has_continuation(row.envelope))
+                changed = self._settle(connection, job_id, attempt, settlement)
+                assert changed is not None
+            if changed.job.state.is_final and _has_continuation(changed.job.envelope):
+                connection.execute(update(jobs).where(jobs.c.id == job_id).values(report_due=True))
+            return changed
 
     def lose(self, job_id: str, worker: str, error: JobError, max_lost: int) -> Changed | None:
         """End the attempt whose process died under ``worker``; None when it holds the job no more."""
@@ -219,56 +210,58 @@ class Transitions:
             return Changed(job=job, queued=_next_of_its_key(connection, job))
 
     def _settle(
-        self, connection: Connection, row: Row[Any], settlement: Settlement, *, report_due: bool = True
-    ) -> Changed:
+        self,
+        connection: Connection,
+        job_id: str,
+        attempt: int,
+        settlement: Settlement,
+        *,
+        report_due: bool = False,
+    ) -> Changed | None:
+        """End the attempt; None when it does not own its job, or somebody asked to cancel that."""
         error = settlement.error
-        connection.execute(
-            update(attempts)
-            .where(attempts.c.job_id == row.id, attempts.c.number == row.attempt)
-            .values(
-                outcome=settlement.outcome,
-                finished_at=server_now(),
-                error_type=error and error.type,
-                error_message=error and error.message,
-                traceback=error and error.traceback,
-            )
-        )
+        what_failed = {"error_type": error and error.type, "error_message": error and error.message}
+        this = {"the_job": job_id, "the_attempt": attempt}
         changes: dict[str, Any] = {
-            "lease_until_at": None,
-            "error_type": error and error.type,
-            "error_message": error and error.message,
-            "n_failed": row.n_failed + (settlement.outcome is AttemptOutcome.FAILED),
-            "n_lost": row.n_lost + (settlement.outcome is AttemptOutcome.LOST),
+            **this,
+            **what_failed,
+            "failed": int(settlement.outcome is AttemptOutcome.FAILED),
+            "lost": int(settlement.outcome is AttemptOutcome.LOST),
+            "dead_reason": settlement.dead_reason,
             "report_due": settlement.state.is_final and report_due,
         }
         if settlement.state is JobState.WAITING:
-            changes["run_at"] = server_now() + settlement.retry_delay_s
-        elif settlement.state is JobState.QUEUED:
-            changes["published_at"] = server_now()
+            changes["retry_delay_s"] = settlement.retry_delay_s
         elif settlement.state is JobState.SUCCEEDED:
             changes["summary"] = settlement.summary
-            # Progress is written now and then; an ended job shows the end.
-            changes["progress_current"] = row.progress_total
+        row = connection.execute(statements.END[settlement.state], changes).one_or_none()
+        if row is None:
+            return None
+        job = job_from_row(row)
+        connection.execute(
+            statements.END_ATTEMPT,
+            {**this, **what_failed, "outcome": settlement.outcome, "traceback": error and error.traceback},
+        )
+        if job.state is JobState.SUCCEEDED:
             connection.execute(
-                insert(results).values(
-                    job_id=row.id,
-                    attempt=row.attempt,
-                    summary=settlement.summary,
-                    detail=settlement.detail,
-                    artifacts=settlement.artifacts,
-                    created_at=server_now(),
-                )
+                statements.ADD_RESULT,
+                {
+                    "job_id": job_id,
+                    "attempt": attempt,
+                    "summary": settlement.summary,
+                    "detail": settlement.detail,
+                    "artifacts": settlement.artifacts,
+                },
             )
-        job = _move(connection, row, settlement.state, dead_reason=settlement.dead_reason, **changes)
-        if settlement.state is JobState.DEAD:
+        elif job.state is JobState.DEAD:
             _add_dead_letter(connection, job, error.message if error else "")
         add_job_event(
             connection,
-            job.id,
+            job_id,
             "retried" if not job.state.is_final else job.state.value,
             {
                 "kind": job.kind,
-                "attempt": job.attempt,
+                "attempt": attempt,
                 "summary": settlement.summary,
                 "error": None if error is None else {"type": error.type, "message": error.message},
             },
@@ -283,9 +276,9 @@ class Transitions:
             state, outcome, reason = JobState.DEAD, AttemptOutcome.LOST, DeadReason.WORKER_KILLED
         else:
             state, outcome = JobState.QUEUED, AttemptOutcome.LOST
-        changed = self._settle(
-            connection, row, Settlement(state=state, outcome=outcome, error=error, dead_reason=reason)
-        )
+        settlement = Settlement(state=state, outcome=outcome, error=error, dead_reason=reason)
+        changed = self._settle(connection, row.id, row.attempt, settlement, report_due=True)
+        assert changed is not None  # the row is locked
         if state is JobState.QUEUED:
             return Changed(job=changed.job, queued=(changed.job,))
         return changed
@@ -307,7 +300,7 @@ class Transitions:
 
 
 def _locked(connection: Connection, job_id: str) -> Row[Any]:
-    row = connection.execute(select(jobs).where(jobs.c.id == job_id).with_for_update()).one_or_none()
+    row = connection.execute(statements.LOCK, {"the_job": job_id}).one_or_none()
     if row is None:
         raise NotFound(f"there is no job {job_id}")
     return row
