@@ -140,9 +140,11 @@ def _evidence(text: str, lines: _Lines, *, whole: bool) -> Preview:
 
 
 def _plain_rows(lines: _Lines, n_first: int) -> Iterator[list[str]]:
-    """The first rows, then the different ones among the others: equal rows prove nothing new."""
+    """The rows; after the first, where many are equal, each once: an equal row proves nothing new."""
     body, delimiter = lines.body, lines.dialect.delimiter
-    for line in chain(body[:n_first], _different(body[n_first:])):
+    first, rest = body[:n_first], body[n_first:]
+    are_many_equal = len(set(first)) < len(first) / 2
+    for line in chain(first, _different(rest) if are_many_equal else rest):
         if line or len(lines.dialect.names) == 1:
             yield line.split(delimiter)
 
