@@ -60,7 +60,7 @@ def celery_options(settings: Settings) -> dict[str, Any]:
         "broker_url": redis.broker(),
         # kombu's loses messages when a worker is killed, gives out again what still runs, and dies of
         # a malformed message; see docs/transport.md.
-        "broker_transport": "pynomaly_tasks.transport:Transport",
+        "broker_transport": _Transport("pynomaly_tasks.transport:Transport"),
         "broker_use_ssl": _tls(redis.broker()),
         "redis_backend_use_ssl": _tls(redis.results()),
         "broker_transport_options": {
@@ -143,6 +143,15 @@ def celery_options(settings: Settings) -> dict[str, Any]:
         "timezone": "UTC",
         "beat_max_loop_interval": 5,
     }
+
+
+class _Transport(str):
+    """A dotted name that is written as ``redis`` into URLs, which Flower reads to look into the queues."""
+
+    __slots__ = ()
+
+    def __format__(self, spec: str) -> str:
+        return format("redis", spec)
 
 
 def _tls(url: str) -> dict[str, Any] | None:

@@ -140,12 +140,15 @@ def test_flower_lists_a_job_with_name_arguments_and_state(stack: Stack) -> None:
 
     try:
         seen = wait_until(shown, TIMEOUT_S, "a job in Flower's list", every_s=0.5)
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/queues/length", timeout=5) as answer:
+            lengths = json.load(answer)["active_queues"]
     finally:
         flower.stop(20.0)
 
     assert seen["name"] == "pynomaly.tasks.profile_dataset"
     assert json.loads(seen["kwargs"]) == {"dataset": path}
     assert seen["worker"].startswith("processing")
+    assert {"name": "data_processing", "messages": 0} in lengths
 
 
 @pytest.mark.parametrize(
