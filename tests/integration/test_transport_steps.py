@@ -44,7 +44,7 @@ class Model:
     def __init__(self) -> None:
         self.lists: dict[str, deque[int]] = {name: deque() for name in LISTS}
         self.held: dict[str, tuple[str, int]] = {}  #: tag -> (list, message)
-        self.settled: set[str] = set()  #: tags of before
+        self.settled: set[str] = set()  #: tags of ours that were
         self.acknowledged: list[int] = []
         self.buried: list[int] = []
         self.n_published = 0
@@ -65,12 +65,17 @@ class Model:
     def acknowledge(self, tags: Iterable[str]) -> None:
         for tag in tags:
             self.acknowledged.append(self.held.pop(tag)[1])
-            self.settled.add(tag)
+            self.settle(tag)
 
     def give_back(self, tags: Iterable[str], place: str) -> None:
         for tag in tags:
             name, message = self.held.pop(tag)
             (self.lists[name].appendleft if place == NEXT else self.lists[name].append)(message)
+            self.settle(tag)
+
+    def settle(self, tag: str) -> None:
+        # kombu's tag goes with its message from one delivery to the next; ours is of one delivery.
+        if tag.startswith(MARK):
             self.settled.add(tag)
 
 
@@ -167,7 +172,7 @@ class Steps(RuleBasedStateMachine):
         _, message = self.model.held.pop(tag)
         assert scripts.BURY.run(self.client, [UNACKED, INDEX, DEAD], [tag, str(message)]) == 1
         self.model.buried.append(message)
-        self.model.settled.add(tag)
+        self.model.settle(tag)
 
     @rule(data=st.data(), place=st.sampled_from([NEXT, LAST]), repeats=st.integers(1, 2))
     @precondition(lambda self: any(tag.startswith(MARK) for tag in self.model.held))
@@ -286,8 +291,8 @@ def test_steps_lose_and_double_nothing_and_keep_the_order(client: redis.Redis) -
 
 
 @pytest.mark.slow
-def test_steps_lose_and_double_nothing_in_a_thousand_histories(client: redis.Redis) -> None:
-    run_steps(client, max_examples=1_000, stateful_step_count=50)
+def test_steps_lose_and_double_nothing_in_500_histories(client: redis.Redis) -> None:
+    run_steps(client, max_examples=500, stateful_step_count=50)
 
 
 def run_steps(client: redis.Redis, **profile: int) -> None:
