@@ -22,6 +22,7 @@ from pynomaly_tasks.store.store import Store
 from pynomaly_tasks.store.transitions import Settlement
 from support.command_line import PYNOMALY, clean_environment, refused, run
 from support.processes import ROOT
+from support.raw_messages import raw_message
 from support.stack import Stack, client
 from support.stores import add, start
 
@@ -245,6 +246,42 @@ def test_unreadable_message_is_shown_and_its_replay_says_what_to_do(idle: Idle) 
     assert (shown["payload"], shown["payload_base64"]) == (None, "//4=")
     assert "never became a job" in said
     assert "dead-letters discard 1" in said
+
+
+def test_message_of_another_process_is_sent_again_as_it_came(idle: Idle) -> None:
+    raw = json.dumps(raw_message(task="pynomaly.tasks.of_a_later_version", queue="reports")).encode()
+    idle.store.add_unreadable(
+        "reports", "pynomaly.tasks.of_a_later_version", raw, DeadReason.UNKNOWN_TASK, "no worker here has it"
+    )
+
+    edited = refused("dead-letters", "replay", "1", "-e", "title=x", env=idle.env)
+    replayed = run("dead-letters", "replay", "1", env=idle.env).stdout.strip()
+    again = refused("dead-letters", "replay", "1", env=idle.env)
+    with idle.redis.client(1) as broker:
+        waiting = broker.lrange("reports", 0, -1)
+
+    assert "without --edit" in edited
+    assert replayed == json.loads(raw)["headers"]["id"]
+    assert replayed in again
+    assert waiting == [raw]
+
+
+def test_arguments_of_another_process_are_submitted_when_they_are_mended(idle: Idle) -> None:
+    payload = json.dumps({"args": [idle.csv("mended.csv", ROWS)], "kwargs": {"nonsense": 1}}).encode()
+    idle.store.add_unreadable(
+        "data_processing",
+        "profile_dataset",
+        payload,
+        DeadReason.UNREADABLE,
+        "nonsense: there is no such field",
+    )
+
+    as_they_are = refused("dead-letters", "replay", "1", env=idle.env)
+    new = run("dead-letters", "replay", "1", "-e", "nonsense=null", env=idle.env).stdout.strip()
+
+    assert as_they_are.startswith("nonsense: there is no such field")
+    assert idle.store.get_job(new).kind == "profile_dataset"
+    assert idle.store.get_dead_letter(1).replayed_as == new
 
 
 @pytest.mark.parametrize(
