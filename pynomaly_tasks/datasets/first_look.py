@@ -1,6 +1,6 @@
 """Looks at a file before a job is stored: in the caller, without loading a library.
 
-A file of up to WHOLE_BYTES is read to its end, of a longer one that much. What the work accepts is never
+A file of up to WHOLE_BYTES is read to its end, of a longer one that much; of Parquet, the footer. What the work accepts is never
 refused here; what is not seen here is refused by the work, with the same words.
 """
 
@@ -15,6 +15,7 @@ from pynomaly_tasks.datasets.csv_preview import look_at_csv
 from pynomaly_tasks.datasets.gzipped import expanded, nothing_inside
 from pynomaly_tasks.datasets.json_preview import look_at_json_lines
 from pynomaly_tasks.datasets.limits import Limits
+from pynomaly_tasks.datasets.parquet_footer import read_footer
 from pynomaly_tasks.datasets.preview import Preview
 from pynomaly_tasks.datasets.source import SNIFFED_BYTES, Source, SourceGuard, check_text, explained, refused
 from pynomaly_tasks.errors import InvalidInput
@@ -92,8 +93,7 @@ def _stamp(source: str, path: Path) -> _Stamp:
 def look_at(checked: Source, fd: int, limits: Limits) -> Preview:
     """What is certain of an open file. Raises InvalidDataset, and OSError when it cannot be read."""
     if checked.format == "parquet":
-        _check_parquet_end(checked, fd)
-        return Preview()
+        return _look_at_parquet(checked, fd, limits)
     data = _start(expanded(checked, fd) if checked.compressed else _plain(fd))
     if checked.compressed:
         if not data:
@@ -121,12 +121,20 @@ def _plain(fd: int) -> Iterator[bytes]:
         yield piece
 
 
-def _check_parquet_end(checked: Source, fd: int) -> None:
+def _look_at_parquet(checked: Source, fd: int, limits: Limits) -> Preview:
     tail = os.pread(fd, _PARQUET_TAIL_BYTES, checked.size_bytes - _PARQUET_TAIL_BYTES)
     n_footer_bytes = int.from_bytes(tail[:4], "little")
     if tail[4:] not in _PARQUET_ENDS:
         raise refused(f"{checked.source!r} is damaged Parquet: it does not end with PAR1; was it cut off?")
-    if not 0 < n_footer_bytes <= checked.size_bytes - len(_PARQUET_ENDS[0]) - _PARQUET_TAIL_BYTES:
+    start = checked.size_bytes - _PARQUET_TAIL_BYTES - n_footer_bytes
+    if not n_footer_bytes or start < len(_PARQUET_ENDS[0]):
         raise refused(
             f"{checked.source!r} is damaged Parquet: a footer of {n_footer_bytes:,} bytes does not fit into it"
         )
+    # What is needed stands at the footer's start.
+    footer = read_footer(os.pread(fd, min(n_footer_bytes, WHOLE_BYTES), start))
+    if footer is None:
+        return Preview()
+    limits.check_names(checked.source, footer.names)
+    limits.check_rows(checked.source, footer.n_rows)
+    return Preview(names=footer.names, n_rows=footer.n_rows)

@@ -11,9 +11,12 @@ from pynomaly_tasks.datasets.source import refused
 
 TOO_DEEP = "holds JSON nested deeper than 128 levels; flatten it"
 NO_KEYS = "is not JSON lines: each line must be an object with at least one key, and no empty key"
-# duckdb takes these, Python's json does not (beyond NaN and Infinity).
-_NO_NUMBER = re.compile(r"(?<!\\)-?\b(?:nan|inf(?:inity)?)\b", re.IGNORECASE)
-_COMMA_AT_THE_END = re.compile(r",(?=\s*[\]}])")
+# duckdb takes the last two, where they stand in no text; Python's json does not. A text that is never closed goes
+# to the end and nothing is tried twice, so that hostile input costs no more than other.
+_TEXT_OR_ODDITY = re.compile(
+    r'"(?:[^"\\]++|\\.?)*+(?:"|\Z)|(?P<number>-?\b(?:nan|inf(?:inity)?)\b)|(?P<comma>,(?=\s*[\]}]))',
+    re.IGNORECASE | re.DOTALL,
+)
 
 
 def object_of(source: str, number: int, line: bytes) -> dict[str, Any]:
@@ -25,7 +28,7 @@ def object_of(source: str, number: int, line: bytes) -> dict[str, Any]:
     if not text.strip():
         return {}
     try:
-        value = _parsed(text)
+        value = parsed(text)
     except RecursionError:
         raise refused(f"{source!r} {TOO_DEEP}") from None
     except json.JSONDecodeError as error:
@@ -35,16 +38,25 @@ def object_of(source: str, number: int, line: bytes) -> dict[str, Any]:
     return value or {}
 
 
-def _parsed(text: str) -> Any:
+def parsed(text: str) -> Any:
+    """The value of a JSON text as duckdb reads it: numbers as float, infinite ones perhaps as NaN.
+
+    Raises JSONDecodeError, RecursionError.
+    """
     try:
         # Python refuses to read an int of more than 4,300 digits.
         return json.loads(text, parse_int=float)
-    except json.JSONDecodeError:
-        loosened = _COMMA_AT_THE_END.sub("", _NO_NUMBER.sub("NaN", text))
+    except json.JSONDecodeError as error:
+        loosened = _TEXT_OR_ODDITY.sub(_loosened, text)
         if loosened == text:
             raise
         try:
             return json.loads(loosened, parse_int=float)
         except json.JSONDecodeError:
-            pass
-        raise
+            raise error from None
+
+
+def _loosened(found: re.Match[str]) -> str:
+    if found["number"]:
+        return "NaN"
+    return "" if found["comma"] else found[0]

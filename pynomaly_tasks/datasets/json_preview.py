@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import codecs
-import json
 from collections.abc import Hashable, Sequence
 from itertools import chain
 from typing import Any
 
-from pynomaly_tasks.datasets.json_objects import NO_KEYS, object_of
+from pynomaly_tasks.datasets.json_objects import NO_KEYS, object_of, parsed
 from pynomaly_tasks.datasets.limits import Limits
 from pynomaly_tasks.datasets.preview import Evidence, Preview, hold_no_date
 from pynomaly_tasks.datasets.source import check_utf8, refused
@@ -45,7 +44,7 @@ def _objects(lines: Sequence[bytes]) -> list[dict[str, Any]] | None:
     """
     text = b",".join(lines).removeprefix(codecs.BOM_UTF8).decode()
     try:
-        objects = json.loads(f"[{text}]", parse_int=float)
+        objects = parsed(f"[{text}]")
     except (ValueError, RecursionError):
         return None
     is_right = len(objects) == len(lines) and set(map(type, objects)) <= {dict}

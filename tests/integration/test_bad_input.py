@@ -7,6 +7,7 @@ its first attempt and with the same words.
 from __future__ import annotations
 
 import gzip
+import io
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from celery import Celery
 
@@ -338,6 +341,12 @@ def _rows(*lines: str) -> bytes:
     return ("\n".join(lines) + "\n").encode()
 
 
+def _parquet(table: pa.Table) -> bytes:
+    file = io.BytesIO()
+    pq.write_table(table, file)
+    return file.getvalue()
+
+
 NO_DATA = {
     "empty": BadFile(name="empty.csv", content=b"", says=("is empty",)),
     "blank": BadFile(name="blank.csv", content=b" \n\n", says=("nothing but blanks",)),
@@ -425,6 +434,21 @@ NO_GOOD_DATA = {
     ),
     "not-gzip-inside": BadFile(
         name="cut.csv.gz", content=gzip.compress(b"a,b\n1,2\n" * 5_000)[:60], says=("ends too early",)
+    ),
+    "parquet-with-a-column-twice": BadFile(
+        name="twice.parquet",
+        content=_parquet(pa.table([[1], [2]], names=["a", "a"])),
+        says=("same name", "rename"),
+    ),
+    "parquet-without-rows": BadFile(
+        name="none.parquet", content=_parquet(pa.table({"a": pa.array([], pa.int64())})), says=("no rows",)
+    ),
+    "parquet-without-the-column": BadFile(
+        name="known.parquet",
+        content=_parquet(pa.table({"a": [1, 2] * 50, "b": [3, 4] * 50})),
+        says=("no column 'zz'; the file has a, b",),
+        request={"columns": ["zz"]},
+        field="columns",
     ),
     "no-such-json": BadFile(
         name="bad.jsonl", content=b'{"a": 1}\n{"a": \n{"a": 3}\n', says=("line 2: is not valid JSON",)
@@ -558,6 +582,11 @@ IN_THE_WORK = {
         name="damaged.parquet",
         content=b"PAR1" + bytes(64) + (32).to_bytes(4, "little") + b"PAR1",
         says=("damaged Parquet",),
+    ),
+    "parquet-of-missing-values": BadFile(
+        name="missing.parquet",
+        content=_parquet(pa.table({"a": pa.array([None] * 50, pa.float64())})),
+        says=("a: every value is missing",),
     ),
     "labels-that-are-none": BadFile(
         name="labels.csv",

@@ -14,7 +14,21 @@ CELLS = [
 VALUES = [
     *("1", "2", "-1.5", "-0", "1.0", "1e400", "9007199254740993", "99999999999999999999999"),
     *("NaN", "-Infinity", "nan", "INF", "null", "true", "false", "[1]", '{"k":1}', "{}"),
-    *('"x"', '"1"', '""', '"NA"', '"true"', '"\\nan"', '"\\u00e9"', '"2014-07-01"', '"epoch"', '"infinity"'),
+    *(
+        '"nan"',
+        '"a,]"',
+        '"\\\\"',
+        '"x"',
+        '"1"',
+        '""',
+        '"NA"',
+        '"true"',
+        '"\\nan"',
+        '"\\u00e9"',
+        '"2014-07-01"',
+        '"epoch"',
+        '"infinity"',
+    ),
 ]
 NAMES = ["a", "b", "c", "A", "x y", 'n"m', "t,t", "", "1", "2"]
 ODD_BYTES = [bytes([byte]) for byte in b'",\n\r\t ;|{}[]:\\0aN-.\x00\xff\xc3\x80\xed']
@@ -63,7 +77,7 @@ def csv_files(draw: st.DrawFn) -> bytes:
 @st.composite
 def json_files(draw: st.DrawFn) -> bytes:
     """JSON lines with up to three keys."""
-    keys = draw(st.permutations(["a", "b", "c", "A", "a_1", ""]))[: draw(st.integers(1, 3))]
+    keys = draw(st.permutations(["a", "b", "c", "A", "a_1", "nan", "a,}", ""]))[: draw(st.integers(1, 3))]
     pool = draw(st.lists(st.sampled_from(VALUES), min_size=1, max_size=4))
     end = draw(st.sampled_from(["\n", "\n", "\r\n"]))
     lines = []
