@@ -1,242 +1,397 @@
-"""What does a task cost on our transport beside kombu's own, and beside bare Redis?
+"""What does a task cost on our transport, beside plain Celery, other task queues, and bare Redis?
 
-    python benchmarks/transport.py [--tasks 3000] [--rounds 3]
+    python benchmarks/transport.py [--rounds 3] [--tasks 2000] [contestant ...]
 
-One run, the contestants in turn in each round, medians and the spread over the rounds. End to end: no-op tasks
-with acks_late and results ignored, laid out in a list beforehand and renamed into the queue when the workers are
-ready; the clock stops when the queue is empty and nothing is unacknowledged. CPU is that of all worker processes.
-Every worker may hold 64 messages. "bare" is a redis-py loop that takes one message at a time in one Lua step and
-acknowledges it, with nothing around it: the limit of anything that does this one by one. Start latency is taken on
-an idle worker, one `.delay()` at a time. Rates move with what else the machine does: trust the ratios.
+One run on one loopback Redis (AOF everysec), the contestants in turn in each round, in processes of their own; the
+table has medians and, in brackets, least and most. Packages of the peers that are missing go into a virtual
+environment of their own, from requirements-bench.lock. A task gets 1 KB of JSON and only counts itself.
+
+- Publishing: one call after the other from one process; then many with what the contestant has for many.
+- Start: on idle workers, from before the call to the task's first line, one call in 30 ms, 60 in each round.
+- End to end: ready workers are stopped, the queue is filled, and the clock and their CPU run from where they go on
+  until all have run. Results are off; plain Celery "tuned" and ours acknowledge late and may hold 64 messages each.
+- Memory: PSS of all its idle processes.
+
+Rates follow what else the machine does; CPU and ratios within the run less.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
+import importlib.util
 import json
 import os
+import platform
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 
-import psutil
-import redis
-from celery import Celery
-
 HERE = Path(__file__).resolve()
-sys.path.insert(0, str(HERE.parents[1]))
-
-from pynomaly_tasks.embedded.redis_server import RedisServer  # noqa: E402  # the path comes first
-from pynomaly_tasks.transport import scripts  # noqa: E402
-
-OURS = "pynomaly_tasks.transport:Transport"
-POOLS = {
-    "prefork, 2 children": ("prefork", 2, 1),
-    "8 threads": ("threads", 8, 1),
-    "2 solo workers": ("solo", 1, 2),
-}
-HELD = 64  #: messages a worker may hold
-ARGUMENT = {"source": "data/readings.csv", "note": "x" * 800}
+ROOT = HERE.parents[1]
+PEERS_DIRECTORY = HERE.parent / "transport_peers"
+sys.path[:0] = [str(ROOT), str(PEERS_DIRECTORY)]
+PACKAGES = ("celery", "kombu", "redis", "dramatiq", "taskiq", "taskiq-redis", "saq", "rq", "huey")
+TIMEOUT_S = 120.0
+N_WARM = 20
+N_STARTS = 60
+Row = dict[str, float]
 
 
-def make_app(url: str, transport: str) -> Celery:
-    """The app of the workers and of the publishers."""
-    celery = Celery("bench", broker=url, set_as_current=False)
-    celery.conf.update(
-        broker_transport=transport or None, task_acks_late=True, task_ignore_result=True,
-        worker_prefetch_multiplier=HELD // int(os.environ.get("BENCH_SLOTS", "1")),
-        broker_connection_retry_on_startup=True, worker_hijack_root_logger=False,
-    )  # fmt: skip
-
-    @celery.task(name="noop", shared=False)
-    def noop(argument: object) -> None:
-        pass
-
-    @celery.task(name="note", shared=False)
-    def note(argument: object) -> None:
-        started_at = time.time()
-        with redis.Redis.from_url(os.environ["BENCH_EFFECTS"]) as client:
-            client.rpush("started", started_at)
-
-    return celery
+class MeasuringFailed(Exception):
+    """A contestant did not do its work; the others are measured all the same."""
 
 
-if "BENCH_BROKER" in os.environ:
-    app = make_app(os.environ["BENCH_BROKER"], os.environ["BENCH_TRANSPORT"])
+@dataclass(frozen=True, kw_only=True)
+class Contestant:
+    """A module of `transport_peers` with its environment."""
+
+    module: str
+    env: dict[str, str] = field(default_factory=dict)
+    publishes: bool = True  #: measured as a publisher too; of those alike one is enough
+    works: bool = True
+    share: float = 1.0  #: of the tasks, for slow ones
+
+
+def _celery(
+    pool: tuple[str, int, int], *, publishes: bool = False, works: bool = True, **env: str
+) -> Contestant:
+    return Contestant(
+        module="celery_peer", env={"BENCH_POOL": json.dumps(pool), **env}, publishes=publishes, works=works
+    )
+
+
+PREFORK, THREADS, SOLO = ("prefork", 2, 1), ("threads", 8, 1), ("solo", 1, 2)
+TUNED = {"BENCH_TUNED": "1"}
+OURS = {**TUNED, "BENCH_OURS": "with amqp"}
+CONTESTANTS = {
+    "Celery, its defaults, prefork": _celery(PREFORK, publishes=True),
+    "Celery tuned, prefork": _celery(PREFORK, publishes=True, **TUNED),
+    "Celery tuned, 8 threads": _celery(THREADS, **TUNED),
+    "Celery tuned, 2 solo": _celery(SOLO, **TUNED),
+    "ours, transport alone": _celery(PREFORK, publishes=True, works=False, **TUNED, BENCH_OURS="alone"),
+    "ours, prefork": _celery(PREFORK, publishes=True, **OURS),
+    "ours, 8 threads": _celery(THREADS, **OURS),
+    "ours, 2 solo": _celery(SOLO, **OURS),
+    "dramatiq, 8 threads": Contestant(module="dramatiq_peer", env={"BENCH_POOL": "[1, 8]"}),
+    "dramatiq, 2 x 4 threads": Contestant(module="dramatiq_peer", env={"BENCH_POOL": "[2, 4]"}, publishes=False),
+    "taskiq, 2 processes": Contestant(module="taskiq_peer"),
+    "saq, 2 processes": Contestant(module="saq_peer"),
+    "rq, 2 processes": Contestant(module="rq_peer", share=0.05),
+    "huey, 2 processes": Contestant(module="huey_peer"),
+    "bare redis-py, 2 processes": Contestant(module="bare_peer"),
+}  # fmt: skip
+
+
+# ---- the publisher, in a process of its own
+
+
+def publish(module_name: str, what: str, n_tasks: int) -> dict[str, object]:
+    """Runs in the publisher's process."""
+    import probe
+
+    module = importlib.import_module(module_name)
+    many = getattr(module, {"many": "submit_many", "more": "submit_more"}.get(what, ""), None)
+    if what in ("many", "more") and many is None:
+        return {}
+    for _ in range(N_WARM):
+        module.submit()  # connections, lazy imports
+    if what == "starts":
+        return {"waits_ms": _starts(module, n_tasks, probe)}
+    started_s, started_cpu_s = time.perf_counter(), time.process_time()
+    if many is not None:
+        many(n_tasks)
+    else:
+        for _ in range(n_tasks):
+            module.submit()
+    wall_s, cpu_s = time.perf_counter() - started_s, time.process_time() - started_cpu_s
+    return {"rate": n_tasks / wall_s, "cpu_us": 1e6 * cpu_s / n_tasks}
+
+
+def _starts(module: object, n_tasks: int, probe: object) -> list[float]:
+    directory = Path(os.environ["BENCH_PROBES"])
+    _settled(directory, probe)
+    waits_ms = []
+    for _ in range(n_tasks):
+        n_before = probe.read(directory)[0]
+        called_at = time.time()
+        module.submit()
+        end = time.monotonic() + TIMEOUT_S
+        while probe.read(directory)[0] == n_before and time.monotonic() < end:
+            time.sleep(0.002)
+        waits_ms.append(1e3 * (probe.read(directory)[1] - called_at))
+        time.sleep(0.03)
+    return waits_ms
+
+
+def _settled(directory: Path, probe: object) -> None:
+    n_ran, since = -1, time.monotonic()
+    while time.monotonic() - since < 0.5:
+        if probe.read(directory)[0] != n_ran:
+            n_ran, since = probe.read(directory)[0], time.monotonic()
+        time.sleep(0.02)
+
+
+def run_publisher(contestant: Contestant, what: str, n_tasks: int, env: dict[str, str]) -> dict:
+    """The same, from here."""
+    command = [sys.executable, str(HERE), "--publish", contestant.module, what, "--tasks", str(n_tasks)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, cwd=PEERS_DIRECTORY, check=False)
+    if done.returncode:
+        raise MeasuringFailed(f"{contestant.module} {what} failed:\n{done.stderr[-3000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+# ---- the workers
 
 
 @contextmanager
-def workers(
-    server: RedisServer, transport: str, pool: str, slots: int, count: int
-) -> Iterator[list[psutil.Process]]:
-    """Workers that are ready."""
-    env = {**os.environ, "BENCH_BROKER": f"{server.url}/1", "BENCH_EFFECTS": f"{server.url}/2",
-           "BENCH_TRANSPORT": transport, "BENCH_SLOTS": str(slots), "PYTHONPATH": str(HERE.parents[1])}  # fmt: skip
-    started = []
-    for n in range(count):
-        log = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed with the process
-        command = [sys.executable, "-m", "celery", "-A", "transport", "worker", "-P", pool, "-c", str(slots),
-                   "-n", f"{n}@bench", "--without-mingle", "--without-gossip", "-l", "INFO"]  # fmt: skip
-        started.append((subprocess.Popen(command, env=env, cwd=HERE.parent, stdout=log, stderr=log), log))
-    for process, log in started:
-        while True:
-            log.seek(0)
-            if "ready." in log.read():
-                break
-            if process.poll() is not None:
-                log.seek(0)
-                raise RuntimeError(log.read())
-            time.sleep(0.05)
+def workers(contestant: Contestant, env: dict[str, str], directory: Path) -> Iterator[list[subprocess.Popen]]:
+    """Its workers; killed in the end, with all that they started."""
+    import psutil
+
+    code = f"import json, {contestant.module} as m; print(json.dumps(m.WORKERS))"
+    done = subprocess.run([sys.executable, "-c", code], env=env, cwd=PEERS_DIRECTORY, stdout=subprocess.PIPE, check=True)  # fmt: skip
+    with (directory / "workers.log").open("ab") as log:
+        started = [
+            subprocess.Popen(command, env=env, stdout=log, stderr=log, cwd=PEERS_DIRECTORY, start_new_session=True)
+            for command in json.loads(done.stdout)
+        ]  # fmt: skip
     try:
-        yield [psutil.Process(process.pid) for process, _ in started]
+        yield started
     finally:
-        for process, _ in started:
-            process.terminate()
-        for process, log in started:
-            process.wait(30)
-            log.close()
+        everyone = tree(started)
+        for process in everyone:
+            with suppress(psutil.NoSuchProcess):  # it ended with its parent
+                process.kill()
+        for process in started:
+            process.wait()
 
 
-def cpu_s(processes: list[psutil.Process]) -> float:
-    """CPU that the processes and their children used so far."""
-    everyone = [p for process in processes for p in (process, *process.children(recursive=True))]
-    return sum(sum(p.cpu_times()[:2]) for p in everyone)
+def tree(started: list[subprocess.Popen]) -> list:
+    """All processes of the workers."""
+    import psutil
+
+    parents = [psutil.Process(process.pid) for process in started]
+    return [each for parent in parents for each in (parent, *parent.children(recursive=True))]
 
 
-def lay_out(server: RedisServer, n_tasks: int) -> None:
-    """Messages in a list that nobody consumes."""
-    celery = make_app(f"{server.url}/1", "")
-    with celery.connection_for_write() as connection, connection.Producer() as producer:
-        celery.tasks["noop"].apply_async((ARGUMENT,), producer=producer, queue="staged")
-    with server.client(1) as client:
-        [message] = client.lrange("staged", 0, 0)
-        message = message.replace(b'"routing_key": "staged"', b'"routing_key": "celery"')
-        client.delete("staged")
-        # Plain kombu files what is unacknowledged under the delivery tag, so each needs its own.
-        decoded = json.loads(message)
-        for start in range(0, n_tasks, 500):
-            batch = []
-            for n in range(start, min(start + 500, n_tasks)):
-                decoded["properties"]["delivery_tag"] = f"tag-{n}"
-                decoded["headers"]["id"] = decoded["properties"]["correlation_id"] = f"task-{n}"
-                batch.append(json.dumps(decoded))
-            client.lpush("staged", *batch)
+def cpu_s(started: list[subprocess.Popen]) -> float:
+    """CPU of the process trees so far, of children that ended too."""
+    total = 0.0
+    for process in tree(started):
+        times = process.cpu_times()
+        total += times.user + times.system + times.children_user + times.children_system
+    return total
 
 
-def end_to_end(
-    server: RedisServer, transport: str, pool: str, slots: int, count: int, n_tasks: int
-) -> tuple[float, float]:
-    """Tasks a second, CPU us a task."""
-    with workers(server, transport, pool, slots, count) as processes, server.client(1) as client:
-        lay_out(server, n_tasks)
-        time.sleep(0.5)  # let the workers settle into waiting
-        cpu, began = cpu_s(processes), time.perf_counter()
-        client.rename("staged", "celery")
-        while client.llen("celery") or client.hlen("unacked"):
-            time.sleep(0.005)
-        took_s = time.perf_counter() - began
-        cpu = cpu_s(processes) - cpu
-    return n_tasks / took_s, 1e6 * cpu / n_tasks
+def wait_for(probes: Path, n_tasks: int, started: list[subprocess.Popen], log: Path) -> None:
+    """Until so many tasks have run."""
+    import probe
+
+    end = time.monotonic() + TIMEOUT_S
+    while (n_ran := probe.read(probes)[0]) < n_tasks:
+        if time.monotonic() > end or any(process.poll() is not None for process in started):
+            raise MeasuringFailed(f"only {n_ran} of {n_tasks} tasks ran\n{log.read_text()[-2000:]}")
+        time.sleep(0.002)
 
 
-def bare(server: RedisServer, n_tasks: int) -> tuple[float, float]:
-    """The limit: one Lua step to take, one to acknowledge, one at a time."""
-    lay_out(server, n_tasks)
-    with server.client(1) as client:
-        client.rename("staged", "celery")
-        cpu, began = time.process_time(), time.perf_counter()
-        keys = ["unacked", "unacked_index", "wake", "celery"]
-        for n in range(n_tasks):
-            scripts.RESERVE.run(client, keys, ["~bare:", n, 1, 1, 0, ',"","celery"]'])
-            scripts.SETTLE.run(client, keys[:2], [f"~bare:{n:012d}:celery"])
-        return n_tasks / (time.perf_counter() - began), 1e6 * (time.process_time() - cpu) / n_tasks
+def measure_worker(contestant: Contestant, env: dict[str, str], directory: Path, n_tasks: int) -> tuple[Row, list[float]]:  # fmt: skip
+    """One round of one contestant's workers."""
+    import probe
+
+    probes, log = Path(env["BENCH_PROBES"]), directory / "workers.log"
+    with workers(contestant, env, directory) as started:
+        run_publisher(contestant, "one", N_WARM, env)
+        wait_for(probes, 2 * N_WARM, started, log)
+        time.sleep(1.0)  # both processes are up and wait
+        memory_mb = sum(process.memory_full_info().pss for process in tree(started)) / 1e6
+        waits_ms = run_publisher(contestant, "starts", N_STARTS, env)["waits_ms"]
+        for process in tree(started):
+            process.suspend()
+        n_before = probe.read(probes)[0]
+        filled = run_publisher(contestant, "many", n_tasks, env)
+        if not filled:
+            run_publisher(contestant, "one", n_tasks, env)
+        before_s, began_s = cpu_s(started), time.perf_counter()
+        for process in tree(started):
+            process.resume()
+        wait_for(probes, n_before + n_tasks + N_WARM, started, log)
+        wall_s, worker_s = time.perf_counter() - began_s, cpu_s(started) - before_s
+    row = {
+        "run_rate": (n_tasks + N_WARM) / wall_s,
+        "run_cpu_us": 1e6 * worker_s / (n_tasks + N_WARM),
+        "memory_mb": memory_mb,
+    }
+    return row, waits_ms
 
 
-def enqueue(server: RedisServer, transport: str, n_tasks: int, *, in_batch: bool) -> tuple[float, float]:
-    """Messages a second, CPU us a message, of one process."""
-    celery = make_app(f"{server.url}/1", transport)
-    task = celery.tasks["noop"]
-    with celery.producer_or_acquire() as producer:
-        task.apply_async((ARGUMENT,), producer=producer)
-        cpu, began = time.process_time(), time.perf_counter()
-        if in_batch:
-            with producer.batch(100):
-                for _ in range(n_tasks):
-                    task.apply_async((ARGUMENT,), producer=producer)
-        else:
-            for _ in range(n_tasks):
-                task.delay(ARGUMENT)
-        took_s, cpu = time.perf_counter() - began, time.process_time() - cpu
-    celery.close()
-    with server.client(1) as client:
-        client.delete("celery")
-    return n_tasks / took_s, 1e6 * cpu / n_tasks
+def measure(contestant: Contestant, redis_url: str, n_tasks: int) -> tuple[Row, list[float]]:
+    """One round of one contestant."""
+    with tempfile.TemporaryDirectory(prefix="pynomaly-bench-") as name:
+        directory = Path(name)
+        (directory / "probes").mkdir()
+        path = os.pathsep.join([str(PEERS_DIRECTORY), str(ROOT), os.environ.get("PYTHONPATH", "")])
+        env = {**os.environ, **contestant.env, "BENCH_REDIS": redis_url, "PYTHONPATH": path,
+               "BENCH_PROBES": str(directory / "probes")}  # fmt: skip
+        row: Row = {}
+        waits_ms: list[float] = []
+        if contestant.publishes:
+            for what in ("one", "many", "more"):
+                answer = run_publisher(contestant, what, n_tasks, env)
+                row |= {f"{what}_{key}": value for key, value in answer.items()}
+            flush(redis_url)
+        if contestant.works:
+            worked, waits_ms = measure_worker(contestant, env, directory, int(n_tasks * contestant.share))
+            row |= worked
+        return row, waits_ms
 
 
-def latencies_ms(server: RedisServer, transport: str, pool: str, slots: int, count: int) -> list[float]:
-    """From before `.delay()` to the start of the task, on idle workers."""
-    with workers(server, transport, pool, slots, count), server.client(2) as effects:
-        celery = make_app(f"{server.url}/1", transport)
-        waits = []
-        for _ in range(60):
-            published_at = time.time()
-            celery.tasks["note"].delay(0)
-            _, started_at = effects.blpop(["started"], timeout=10)
-            waits.append(1e3 * (float(started_at) - published_at))
-            time.sleep(0.05)
-        celery.close()
-        return waits[10:]
+def flush(redis_url: str) -> None:
+    """Empty the server."""
+    import redis
+
+    with redis.Redis.from_url(redis_url) as client:
+        client.flushall()
+
+
+# ---- the table
+
+
+@dataclass(frozen=True)
+class Results:
+    """Of all rounds."""
+
+    rows: dict[str, list[Row]]
+    waits_ms: dict[str, list[float]]
+
+    def median(self, name: str, key: str) -> float:
+        """NaN where it was not measured, which no comparison reaches."""
+        values = [row[key] for row in self.rows.get(name, []) if key in row]
+        return statistics.median(values) if values else float("nan")
+
+    def wait_ms(self, name: str, share: float) -> float:
+        """A quantile of the start latency."""
+        waits = sorted(self.waits_ms.get(name, []))
+        return waits[min(int(len(waits) * share), len(waits) - 1)] if waits else float("nan")
+
+    def cell(self, name: str, key: str) -> str:
+        """Median (least-most)."""
+        values = [row[key] for row in self.rows[name] if key in row]
+        if not values:
+            return "-"
+        return f"{statistics.median(values):,.0f} ({min(values):,.0f}-{max(values):,.0f})"
+
+    def table(self) -> str:
+        """Markdown."""
+        keys = ("one_rate", "one_cpu_us", "many_rate", "many_cpu_us", "run_rate", "run_cpu_us", "memory_mb")
+        lines = [
+            "| contestant | publish one, /s | its CPU, us | publish many, /s | its CPU, us "
+            "| end to end, /s | worker CPU, us a task | memory, MB | start p50 / p99, ms |",
+            "|---|---|---|---|---|---|---|---|---|",
+        ]
+        for name in self.rows:
+            cells = [self.cell(name, key) for key in keys]
+            start = f"{self.wait_ms(name, 0.5):.1f} / {self.wait_ms(name, 0.99):.1f}"
+            lines.append(f"| {name} | {' | '.join(cells)} | {start if self.waits_ms.get(name) else '-'} |")
+            if any("more_rate" in row for row in self.rows[name]):
+                cells = [self.cell(name, "more_rate"), self.cell(name, "more_cpu_us")]
+                lines.append(f"| its send_many | - | - | {' | '.join(cells)} | - | - | - | - |")
+        return "\n".join(lines)
+
+    def goals(self) -> str:
+        """Each goal with what was measured."""
+        run = {name: self.median(name, "run_rate") for name in self.rows}
+        plain = "Celery tuned, "
+        dramatiq = max(run.get("dramatiq, 8 threads", 0), run.get("dramatiq, 2 x 4 threads", 0))
+        lines = []
+
+        def goal(text: str, value: float, limit: float, *, at_most: bool = False) -> None:
+            is_reached = value <= limit if at_most else value >= limit
+            lines.append(f"- {text}: {value:,.2f}, {'at most' if at_most else 'at least'} {limit:,.2f}: "
+                         f"{'yes' if is_reached else 'no'}")  # fmt: skip
+
+        for pool, factor in (("8 threads", 5), ("2 solo", 8), ("prefork", 2)):
+            ours = run.get(f"ours, {pool}", float("nan"))
+            goal(f"end to end, {pool}, x tuned Celery's prefork", ours / run.get(f"{plain}prefork", float("nan")), factor)  # fmt: skip
+            goal(f"end to end, {pool}, x tuned Celery's {pool}", ours / run.get(f"{plain}{pool}", float("nan")), factor)  # fmt: skip
+        best = max(("ours, 8 threads", "ours, 2 solo"), key=lambda name: run.get(name, 0))
+        goal(f"end to end, {best}, x dramatiq's better", run.get(best, 0) / (dramatiq or float("nan")), 1)
+        goal("publish many in Producer.batch(), a second", self.median("ours, prefork", "many_rate"), 10_000)
+        goal("publish many with send_many, a second", self.median("ours, prefork", "more_rate"), 10_000)
+        ratio = self.median("ours, prefork", "one_cpu_us") / self.median(
+            "Celery tuned, prefork", "one_cpu_us"
+        )
+        goal("CPU of one .delay(), x tuned Celery's", ratio, 0.5, at_most=True)
+        for pool in ("8 threads", "2 solo", "prefork"):
+            goal(f"start on {pool}, p50 in ms", self.wait_ms(f"ours, {pool}", 0.5), 2, at_most=True)
+        return "\n".join(lines)
+
+
+def ensure_packages() -> None:
+    """Go on in an environment that has the peers, made where it is missing."""
+    if all(importlib.util.find_spec(name) for name in ("dramatiq", "taskiq_redis", "saq", "rq", "huey")):
+        return
+    environment = Path(tempfile.gettempdir()) / "pynomaly-bench-venv"
+    python = environment / "bin" / "python"
+    if Path(sys.executable) == python:
+        raise SystemExit(f"{environment} is not complete; delete it and start again")
+    if not python.exists():
+        print(f"installing the peers into {environment} (some minutes the first time)", file=sys.stderr)
+        subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
+        subprocess.run([str(python), "-m", "pip", "--disable-pip-version-check", "--quiet", "install",
+                        "--require-hashes", "-r", str(ROOT / "requirements-bench.lock")], check=True)  # fmt: skip
+    os.execv(python, [str(python), str(HERE), *sys.argv[1:]])
 
 
 def main() -> None:
-    """Run all and print the tables."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--tasks", type=int, default=3_000)
+    """Measure and print."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends what was started
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("contestants", nargs="*", help=f"of {', '.join(CONTESTANTS)}; none: all")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--tasks", type=int, default=2_000)
+    parser.add_argument("--publish", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    rates: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    waits: dict[str, list[float]] = defaultdict(list)
-    for _ in range(options.rounds):
-        for pool, where in POOLS.items():
-            for name, transport in (("kombu", ""), ("ours", OURS)):
-                measured(
-                    rates[f"run: {pool}, {name}"],
-                    lambda s, t=transport, w=where: end_to_end(s, t, *w, options.tasks),
-                )
-        measured(rates["run: bare, one at a time"], lambda s: bare(s, options.tasks))
-        for name, transport in (("kombu", ""), ("ours", OURS)):
-            for in_batch in (False, True):
-                how = "in a batch of 100" if in_batch else "one .delay() each"
-                measured(rates[f"enqueue: {how}, {name}"],
-                         lambda s, t=transport, b=in_batch: enqueue(s, t, options.tasks, in_batch=b))  # fmt: skip
-            measured_waits = waits[f"start: 8 threads, {name}"]
-            with tempfile.TemporaryDirectory() as directory, RedisServer(Path(directory)) as server:
-                measured_waits += latencies_ms(server, transport, *POOLS["8 threads"])
-    print(f"{options.tasks} tasks, {options.rounds} rounds, {os.cpu_count()} cores")
-    print(f"{'':44}{'a second':>10}{'(spread)':>16}{'CPU us':>9}{'x kombu':>9}")
-    for name, values in rates.items():
-        rate, cpu = (statistics.median(column) for column in zip(*values, strict=True))
-        spread = f"{min(v[0] for v in values):.0f}-{max(v[0] for v in values):.0f}"
-        peer = rates.get(name.replace(", ours", ", kombu"), values)
-        ratio = rate / statistics.median(v[0] for v in peer)
-        print(f"{name:44}{rate:10.0f}{spread:>16}{cpu:9.0f}{ratio:9.1f}")
-    for name, values in waits.items():
-        ordered = sorted(values)
-        print(
-            f"{name:44}p50 {ordered[len(ordered) // 2]:.1f} ms, p99 {ordered[int(len(ordered) * 0.99)]:.1f} ms"
-        )
+    if options.publish:
+        print(json.dumps(publish(*options.publish, options.tasks)))
+        return
+    ensure_packages()
+    from pynomaly_tasks.embedded.redis_server import RedisServer
 
-
-def measured(into: list[tuple[float, float]], measure: Callable[[RedisServer], tuple[float, float]]) -> None:
-    """Each on a Redis of its own."""
-    with tempfile.TemporaryDirectory() as directory, RedisServer(Path(directory)) as server:
-        into.append(measure(server))
+    names = options.contestants or list(CONTESTANTS)
+    results = Results(defaultdict(list), defaultdict(list))
+    with (
+        tempfile.TemporaryDirectory(prefix="pynomaly-bench-") as directory,
+        RedisServer(Path(directory)) as server,
+    ):
+        for number in range(options.rounds):
+            for name in names:
+                flush(server.url)
+                try:
+                    row, waits_ms = measure(CONTESTANTS[name], server.url, options.tasks)
+                except MeasuringFailed as error:
+                    row, waits_ms = {}, []
+                    print(f"round {number + 1}, {name}: {error}", file=sys.stderr, flush=True)
+                results.rows[name].append(row)
+                results.waits_ms[name] += waits_ms
+                print(f"round {number + 1}, {name}: {row}", file=sys.stderr, flush=True)
+        print(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, Python {platform.python_version()}, {os.cpu_count()} cores, "
+              f"load {os.getloadavg()[0]:.1f}, {server.flavour}, "
+              + ", ".join(f"{package} {version(package)}" for package in PACKAGES))  # fmt: skip
+    print(f"Median (least-most) of {options.rounds} rounds in turn, {options.tasks} tasks each.\n")
+    print(results.table(), "\n\n", results.goals(), sep="")
 
 
 if __name__ == "__main__":

@@ -42,7 +42,8 @@ def send_many(
 
 
 def _are_alike(task: Any, producer: Any, options: Mapping[str, Any]) -> bool:
-    app, of_type = task.app, type(task)
+    # A task that was not used yet stands behind a proxy, which only tells the class.
+    app, of_type = task.app, task.__class__
     return (
         isinstance(app.amqp, AMQP)
         and app.conf.task_protocol == 2

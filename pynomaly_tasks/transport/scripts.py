@@ -44,7 +44,6 @@ def _load(*names: str) -> Script:
 
 RESERVE = _load("reserve")
 PUBLISH = _load("publish")
-WAKE = _load("wake")
 SETTLE = _load("settle")
 RENEW = _load("renew")
 GIVE_BACK = _load("give_back", "give_back_tags")
