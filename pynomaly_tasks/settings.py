@@ -122,7 +122,8 @@ class JobSettings(Section):
         0.7, description="A cancelled job that has not stopped by itself is killed after this."
     )
     cancel_poll_s: Seconds = Field(
-        0.3, description="How often a worker looks for cancelled jobs among its own."
+        0.3,
+        description="How often a worker looks for cancelled jobs among its own by itself; the broker tells it at once.",
     )
     time_limit_s: Seconds = Field(3_600.0, description="Of one attempt, unless the job names another.")
     max_time_limit_s: Seconds = Field(4 * 3_600.0, description="The longest limit a job may name.")

@@ -44,6 +44,8 @@ class Controls:
         self._submitter.ring(changed.queued)
         if changed.job.state.is_final:
             self._submitter.report_end(changed.job)
+        else:
+            self._submitter.hurry(changed.job)
         announce(self._updates, changed.job)
         return changed.job
 

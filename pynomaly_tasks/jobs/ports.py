@@ -21,6 +21,9 @@ class Queue(Protocol):
     def ready_ids(self, queue: str) -> Collection[str]:
         """Ids of the jobs whose message waits in the queue. Raises BrokerUnavailable."""
 
+    def hurry(self, worker: str) -> None:
+        """Have a worker look at once whether its jobs were cancelled. Raises BrokerUnavailable."""
+
     def report_end(self, job: Job) -> None:
         """Tell Celery of a job that ended outside a delivery, so that ``.get()`` returns. Raises BrokerUnavailable."""
 

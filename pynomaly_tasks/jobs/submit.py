@@ -93,6 +93,15 @@ class Submitter:
             with suppress(StoreUnavailable):
                 self._store.mark_unpublished([job.id for job in jobs])
 
+    def hurry(self, job: Job) -> None:
+        """Have the worker of a running job look at once whether it was cancelled; else it looks by itself."""
+        if job.worker is None:
+            return
+        try:
+            self._queue.hurry(job.worker)
+        except BrokerUnavailable as error:
+            log.info("worker_not_hurried", extra={"job_id": job.id, "error": str(error)})
+
     def report_end(self, job: Job) -> None:
         """Tell Celery of a job that ended outside a delivery. What cannot be told now, rescue tells later."""
         try:

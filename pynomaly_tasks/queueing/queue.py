@@ -117,9 +117,18 @@ class CeleryQueue:
 
     def hurry(self, worker: str) -> None:
         """Have a worker look at once whether its jobs were cancelled; a worker that is gone hears nothing."""
-        node = worker.rpartition("#")[0]
-        with mapped_errors():
-            self._app.control.broadcast(HURRY, destination=[node])
+        # As `Celery.control.broadcast`, which would try for ever while the broker is down.
+        exchange = self._app.control.mailbox.exchange
+        command = {"method": HURRY, "arguments": {}, "destination": [worker.rpartition("#")[0]]}
+        with mapped_errors(), self._app.producer_or_acquire() as producer:
+            producer.publish(
+                command,
+                exchange=exchange.name,
+                declare=[exchange],
+                headers={"clock": self._app.clock.forward(), "expires": 0},
+                serializer="json",
+                retry=False,
+            )
 
     def report_end(self, job: Job) -> None:
         """Write the end of a job that no delivery will report into Celery's results, and fire its errbacks."""

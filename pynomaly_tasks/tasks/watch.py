@@ -12,16 +12,27 @@ import time
 from typing import Any
 
 from celery import bootsteps
-from celery.worker import state
+from celery.worker import control, state
 
 from pynomaly_tasks.bootstrap import current_platform
 from pynomaly_tasks.errors import JobCancelled, PynomalyError, TimeLimitExceeded
+from pynomaly_tasks.queueing.queue import HURRY
 from pynomaly_tasks.tasks.identity import worker_id
 from pynomaly_tasks.telemetry import get_logger
 
 _REAP_EVERY_S = 0.2
 
 log = get_logger(__name__)
+
+
+#: Set when somebody cancelled a job that runs here: the next look is at once.
+_hurry = threading.Event()
+
+
+@control.control_command(name=HURRY, help="Look at once whether a running job was cancelled.")
+def look_for_cancels(state: Any) -> None:
+    """Sent by who cancels a job. It may get lost: the worker looks every ``cancel_poll_s`` by itself."""
+    _hurry.set()
 
 
 class Watch(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no types
@@ -48,7 +59,8 @@ class Watch(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no typ
 def _watch(worker: Any) -> None:
     watching = _Watching(worker)
     while True:
-        time.sleep(watching.pause_s)
+        _hurry.wait(watching.pause_s)
+        _hurry.clear()
         try:
             watching.look()
         except PynomalyError as error:

@@ -34,6 +34,8 @@ class SilentQueue:
     def ready_ids(self, queue: str) -> Collection[str]:
         return ()
 
+    def hurry(self, worker: str) -> None: ...
+
     def report_end(self, job: Job) -> None: ...
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from pynomaly_tasks.jobs.submit import Submitter
 from pynomaly_tasks.store.artifacts import ArtifactStore
 from pynomaly_tasks.store.store import Store
 from support.stores import ERROR, EXPIRED_S, add, start
+from support.waiting import wait_until
 
 
 class ListQueue:
@@ -27,6 +31,8 @@ class ListQueue:
     def __init__(self) -> None:
         self.rung: list[str] = []
         self.is_down = False
+        self.takes_s = 0.0  #: to be read
+        self.reads: list[tuple[float, float]] = []  #: from and to, by the monotonic clock
 
     def publish(self, jobs: Sequence[Job]) -> None:
         self._check()
@@ -38,7 +44,13 @@ class ListQueue:
 
     def ready_ids(self, queue: str) -> Collection[str]:
         self._check()
+        started_s = time.monotonic()
+        threading.Event().wait(self.takes_s)
+        self.reads.append((started_s, time.monotonic()))
         return set(self.rung)
+
+    def hurry(self, worker: str) -> None:
+        self._check()
 
     def report_end(self, job: Job) -> None:
         self._check()
@@ -239,3 +251,19 @@ def test_leases_are_not_trusted_right_after_an_outage_of_the_store(
 
 def _away() -> bool:
     raise StoreUnavailable("it restarts")
+
+
+def test_rescue_spends_little_of_its_time_on_reading_a_long_queue(bench: Bench) -> None:
+    bench.queue.takes_s = 0.02
+    jobs = [add(bench.store) for _ in range(3)]
+    bench.store.mark_published([job.id for job in jobs])
+
+    def read_thrice() -> bool:
+        bench.rescuer.rescue()
+        bench.queue.rung = [jobs[0].id]  # two messages get lost, again and again
+        return len(bench.queue.reads) >= 3
+
+    wait_until(read_thrice, 30.0, "three reads of the queue")
+
+    for (started_s, ended_s), (next_s, _) in pairwise(bench.queue.reads):
+        assert (ended_s - started_s) / (next_s - started_s) < 0.11
