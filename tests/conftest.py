@@ -7,11 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from pynomaly_tasks.embedded.redis_server import RedisServer
 from support.processes import Programs
 from support.servers import PostgresCluster
 from support.tcp_proxy import TcpProxy
+
+# A machine under load is slow for longer than any example is: time says nothing about the code here.
+settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
 
 _REPORT = pytest.StashKey[Programs]()
 
