@@ -53,11 +53,15 @@ class ShareImports(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has
             self._thread = threading.Thread(target=self._import, name="share-imports", daemon=True)
             os.register_at_fork(before=self._wait_for_imports)
             self._thread.start()
+        if self._timer is not None:
+            self._timer.cancel()
         if self._unshared:
             self._timer = hub.call_repeatedly(_LOOK_EVERY_S, self._replace_when_imported, parent.pool)
 
     def stop(self, parent: Any) -> None:
-        """Let the interpreter tidy up what `gc.freeze` kept from it."""
+        """Replace no more children; let the interpreter tidy up what `gc.freeze` kept from it."""
+        if self._timer is not None:
+            self._timer.cancel()
         gc.unfreeze()
 
     def _import(self) -> None:

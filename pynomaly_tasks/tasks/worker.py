@@ -40,7 +40,8 @@ def build_worker(
     )
     app.steps["worker"].add(Watch)
     app.steps["worker"].add(maintenance.Maintenance)
-    app.steps["worker"].add(share_imports(imports))
+    if imports:
+        app.steps["worker"].add(share_imports(imports))
 
     def prepare_parent(instance: Any, **kwargs: Any) -> None:
         if not instance.app.amqp.queues._consume_from:
