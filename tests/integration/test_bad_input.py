@@ -529,7 +529,7 @@ def _assert_failed_at_once(stack: Stack, job: Job, says: tuple[str, ...]) -> Non
     assert job.error.type in {"InvalidDataset", "InvalidRequest"}
     for words in says:
         assert words in job.error.message
-    assert not list((stack.directory / "platform" / "scratch").iterdir())
+    assert not list((stack.directory / "platform" / "scratch").glob("*"))
 
 
 @pytest.mark.parametrize("case", NO_GOOD_DATA.values(), ids=NO_GOOD_DATA.keys())
