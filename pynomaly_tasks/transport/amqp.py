@@ -15,11 +15,13 @@ from kombu.entity import maybe_delivery_mode
 from kombu.exceptions import EncodeError
 from kombu.serialization import registry
 from kombu.utils.json import dumps as kombu_dumps
+from kombu.utils.json import loads as kombu_loads
 
 from pynomaly_tasks.transport import publishing
 from pynomaly_tasks.transport.channel import Reserving
-from pynomaly_tasks.transport.encoding import encode, short_repr
+from pynomaly_tasks.transport.encoding import decode, encode, short_repr
 
+JSON = "application/json"
 #: Looked into for a task's `argsrepr`, where `task_repr_maxlevels` sets no limit.
 _MAX_LEVELS = 20
 
@@ -79,7 +81,7 @@ class Producer(messaging.Producer):  # type: ignore[misc]  # kombu has no types
             if not (hash(entity) in declared and entity.can_cache_declaration):
                 self.maybe_declare(entity)
         message = channel.prepare_message(
-            encoded, options.get("priority"), "application/json", "utf-8", options.get("headers"), properties
+            encoded, options.get("priority"), JSON, "utf-8", options.get("headers"), properties
         )
         batch = getattr(self._batch_local, "current", None)
         if batch is None:
@@ -111,6 +113,13 @@ class AMQP(celery_amqp.AMQP):  # type: ignore[misc]  # celery has no types
 
     Producer = Producer
     _producer_pool: Any
+
+    def __init__(self, app: Any) -> None:
+        super().__init__(app)
+        # Celery's worker decodes arguments once more where it runs the task. A decoder that the
+        # application put in the place of kombu's is left there.
+        if registry._decoders.get(JSON) is kombu_loads:
+            registry.register("json", None, decode, JSON)
 
     @property
     def producer_pool(self) -> Any:

@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from kombu.utils.json import dumps, loads
 
-from pynomaly_tasks.transport.encoding import encode
+from pynomaly_tasks.transport.encoding import decode, encode
 
 _values = st.recursive(
     st.none()
@@ -28,3 +28,14 @@ _values = st.recursive(
 @example([1e308, 1e308, "two that add up to infinity"])
 def test_value_is_read_as_if_kombu_had_written_it(value: Any) -> None:
     assert loads(encode(value)) == loads(dumps(value))
+
+
+@given(_values)
+@example(2**64)
+@example([-(2**63), 12345678901234567890123456789, 1.5e300, "12345678901234567890"])
+@example(float("inf"))
+def test_value_is_read_as_kombu_reads_it(value: Any) -> None:
+    written = dumps(value)
+
+    assert decode(written.encode()) == loads(written)
+    assert decode(written) == loads(written)
