@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 import redis
+from kombu import Connection
 from kombu.transport import redis as kombu_redis
 
 from pynomaly_tasks.transport.channel import OPTIONS, Reserving
@@ -37,6 +38,7 @@ class Transport(kombu_redis.Transport):  # type: ignore[misc]  # kombu has no ty
     """kombu's Redis transport; loses no message when a worker is killed."""
 
     Channel = Channel
+    scheme = "redis"  #: what other programs know this broker by
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -44,6 +46,7 @@ class Transport(kombu_redis.Transport):  # type: ignore[misc]  # kombu has no ty
         self.has_event_loop = False
         self._ledger: Ledger | None = None
         _keep_transport(self.client)
+        _name_as(self.scheme, self.client)
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
         """Deliver as messages come, instead of one at each `drain_events`."""
@@ -87,6 +90,14 @@ class SentinelTransport(Transport, kombu_redis.SentinelTransport):  # type: igno
 
     default_port = kombu_redis.SentinelTransport.default_port
     Channel = SentinelChannel
+    scheme = "sentinel"
+
+
+def _name_as(scheme: str, connection: Any) -> None:
+    # The URL that a connection gives of itself begins with its transport's name, as do `inspect stats`
+    # and a worker's banner. Flower knows a broker by it, and would show no queue of one it does not know.
+    name = "rediss" if scheme == "redis" and connection.ssl else scheme
+    connection.resolve_aliases = {**Connection.resolve_aliases, connection.transport_cls: name}
 
 
 def _keep_transport(connection: Any) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import redis
 from kombu import Connection, Consumer, Queue
 
 from pynomaly_tasks.embedded.redis_server import RedisServer
+from support.tcp_proxy import TcpProxy
 from support.transport import OURS, SEP
 from support.waiting import wait_until
 
@@ -245,3 +247,27 @@ def test_message_whose_consumer_raises_comes_back(connection: Connection, broker
 
     wait_until(lambda: broker.llen("q") == 2, 2, "both messages to lie in the queue")
     wait_until(lambda: not broker.exists("unacked"), 1, "nothing to be held")
+
+
+def test_closing_is_bounded_on_a_connection_that_went_silent(
+    redis_server: RedisServer, broker: redis.Redis, tcp_proxy: Callable[[int], TcpProxy]
+) -> None:
+    proxy = tcp_proxy(redis_server.port)
+    connection = Connection(
+        f"redis://127.0.0.1:{proxy.port}/1", transport=OURS, transport_options={"socket_timeout": 1}
+    )
+    publish(connection, 1, 2)
+    got: list[Any] = []
+    consumer = Consumer(connection, [Queue("q")], callbacks=[lambda body, message: got.append(message)])
+    consumer.consume()
+    connection.drain_events(timeout=2)
+    got[0].ack()
+    connection.transport.cycle.on_poll_start()
+
+    proxy.stall()
+    began = time.monotonic()
+    with contextlib.suppress(*connection.connection_errors):
+        connection.release()
+    took_s = time.monotonic() - began
+
+    assert took_s < 10

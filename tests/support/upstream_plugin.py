@@ -16,8 +16,9 @@ import pytest
 _outcomes: dict[str, dict[str, Any]] = {}
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Give each process a Redis, and put our classes where kombu's are looked up, before tests are read."""
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests() -> None:
+    """Give each process a Redis, and put our classes where kombu's are looked up, before all else is read."""
     ports = os.environ["UPSTREAM_REDIS_PORTS"].split()
     port = ports[int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])]
     os.environ.update(
@@ -30,6 +31,10 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     if os.environ["UPSTREAM_TRANSPORT"] == "ours":
         _replace()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let the suite's own marks be."""
     for mark in ("env", "flaky", "replace_module_value", "ensured_modules", "masked_modules"):
         config.addinivalue_line("markers", f"{mark}: of the suite itself")
 
