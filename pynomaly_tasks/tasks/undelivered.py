@@ -56,11 +56,16 @@ def collect() -> int:
 def _store(raw: bytes, queue: str, why: str) -> None:
     headers = _headers(raw)
     task, task_id = headers.get("task"), headers.get("id")
-    kind = task[:255] if isinstance(task, str) else None
     reason = _reason(task, why)
-    if isinstance(task_id, str) and _bury_job(task_id, reason, why):
+    if isinstance(task_id, str) and _bury_job(_storable(task_id), reason, _storable(why)):
         return
-    current_platform().store.add_unreadable(queue[:100], kind, raw, reason, why)
+    kind = _storable(task)[:255] if isinstance(task, str) else None
+    current_platform().store.add_unreadable(_storable(queue)[:100], kind, raw, reason, _storable(why))
+
+
+def _storable(text: str) -> str:
+    """PostgreSQL takes every character but this one."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 def _reason(task: Any, why: str) -> DeadReason:

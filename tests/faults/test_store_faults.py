@@ -152,7 +152,8 @@ def test_what_cannot_be_kept_while_the_store_is_away_stays_in_the_broker_until_i
     engine: Engine, own_redis: RedisServer, own_postgres: PostgresCluster
 ) -> None:
     worker = engine.worker()
-    stranger = raw_message(task="pynomaly.tasks.nobody_knows")
+    stranger = raw_message(task="pynomaly.tasks.nobody\0knows")
+    stranger["headers"]["id"] += "\0"
     expired = expired_message(effects=str(engine.effects.path))
 
     with own_redis.client(1) as broker:
@@ -166,7 +167,7 @@ def test_what_cannot_be_kept_while_the_store_is_away_stays_in_the_broker_until_i
     assert worker.is_running()
     assert [(letter.reason, letter.kind) for letter in letters] == [
         (DeadReason.UNREADABLE, None),
-        (DeadReason.UNKNOWN_TASK, "pynomaly.tasks.nobody_knows"),
+        (DeadReason.UNKNOWN_TASK, "pynomaly.tasks.nobody\N{REPLACEMENT CHARACTER}knows"),
         (DeadReason.DEADLINE_PASSED, "pynomaly.tasks.act"),
     ]
     assert bytes(letters[0].payload) == b"\xff garbage"
