@@ -20,8 +20,16 @@ from pynomaly_tasks.store.tables import jobs
 # SQLite allows 32,766 bound values a statement.
 _IDS_PER_QUERY = 5_000
 _NOW = select(func.cast(server_now(), jobs.c.backoff_s.type))
-_INSERT_INTO_SQLITE = sqlite.insert(jobs).on_conflict_do_nothing().returning(jobs)
-_INSERT_INTO_POSTGRESQL = postgresql.insert(jobs).on_conflict_do_nothing().returning(jobs)
+_INSERT = {
+    "sqlite": sqlite.insert(jobs).on_conflict_do_nothing().returning(jobs),
+    "postgresql": postgresql.insert(jobs).on_conflict_do_nothing().returning(jobs),
+}
+#: Of jobs that may run at once: no need to ask what time it is first.
+_INSERT_DUE = {
+    dialect: insert.values(run_at=server_now(), created_at=server_now(), published_at=server_now())
+    for dialect, insert in _INSERT.items()
+}
+_DUE = {"state": JobState.QUEUED}
 
 
 class Submissions:
@@ -38,12 +46,15 @@ class Submissions:
         """
         with self._db.writing() as connection:
             self._lock_ordering_keys(connection, new_jobs)
-            now: float = connection.execute(_NOW).scalar_one()
-            rows = [_row(job, now) for job in new_jobs]
-            statement = _INSERT_INTO_SQLITE if self._db.is_sqlite else _INSERT_INTO_POSTGRESQL
+            dialect = self._db.url.get_backend_name()
+            if all(_is_due_at_once(job) for job in new_jobs):
+                insert, rows = _INSERT_DUE[dialect], [_row(job, _DUE) for job in new_jobs]
+            else:
+                now: float = connection.execute(_NOW).scalar_one()
+                insert, rows = _INSERT[dialect], [_row(job, _schedule(job, now)) for job in new_jobs]
             # SQLAlchemy takes a longer way for a list, even of one.
-            values = rows[0] if len(rows) == 1 else rows
-            created = {row.id: job_from_row(row) for row in connection.execute(statement, values)}
+            inserted = connection.execute(insert, rows[0] if len(rows) == 1 else rows)
+            created = {row.id: job_from_row(row) for row in inserted}
             ordered = any(job.ordering_key for job in new_jobs)
             if ordered:
                 promote(connection, only_ids=[job.id for job in new_jobs if job.ordering_key])
@@ -93,7 +104,11 @@ class Submissions:
         return stored
 
 
-def _row(job: NewJob, now: float) -> dict[str, Any]:
+def _is_due_at_once(job: NewJob) -> bool:
+    return not (job.delay_s or job.run_at or job.deadline_at or job.ordering_key)
+
+
+def _schedule(job: NewJob, now: float) -> dict[str, Any]:
     run_at = now + (job.delay_s or 0.0) if job.run_at is None else job.run_at.timestamp()
     if job.deadline_at is not None and job.deadline_at.timestamp() <= max(now, run_at):
         raise InvalidRequest.of(
@@ -102,10 +117,18 @@ def _row(job: NewJob, now: float) -> dict[str, Any]:
     # Jobs with an ordering key wait until `promote` finds that nothing is before them.
     due = run_at <= now and job.ordering_key is None
     return {
+        "state": JobState.QUEUED if due else JobState.WAITING,
+        "run_at": run_at,
+        "created_at": now,
+        "published_at": now if due else None,
+    }
+
+
+def _row(job: NewJob, schedule: dict[str, Any]) -> dict[str, Any]:
+    return {
         "id": job.id,
         "kind": job.kind,
         "queue": job.queue,
-        "state": JobState.QUEUED if due else JobState.WAITING,
         "request": job.request,
         "priority": job.priority,
         "attempt": 0,
@@ -116,7 +139,6 @@ def _row(job: NewJob, now: float) -> dict[str, Any]:
         "backoff_max_s": job.retry.backoff_max_s,
         "jitter": job.retry.jitter,
         "time_limit_s": job.time_limit_s,
-        "run_at": run_at,
         "deadline_at": job.deadline_at,
         "idempotency_key": job.idempotency_key,
         "ordering_key": job.ordering_key,
@@ -126,8 +148,7 @@ def _row(job: NewJob, now: float) -> dict[str, Any]:
         "parent_id": job.parent_id,
         "root_id": job.root_id,
         "envelope": job.envelope,
-        "created_at": now,
-        "published_at": now if due else None,
         "cancel_reason": "",
         "report_due": False,
+        **schedule,
     }
