@@ -128,6 +128,20 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     bench.store.close()
 
 
+def test_job_that_asks_for_no_scratch_directory_gets_none(bench: Bench) -> None:
+    made: list[bool] = []
+
+    def work(context: JobContext, request: Any, services: Any) -> Outcome:
+        made.append(bench.scratch.exists())
+        return Outcome()
+
+    bench.work = work
+    finished = bench.runner.run(add(bench.store).id, "w1")
+
+    assert finished.job.state is JobState.SUCCEEDED
+    assert made == [False]
+
+
 def test_files_of_a_succeeded_job_are_kept_and_its_scratch_is_removed(bench: Bench) -> None:
     def work(context: JobContext, request: Any, services: Any) -> Outcome:
         path = context.scratch / "x"
