@@ -198,7 +198,10 @@ class Suite:
     def check_exclusions_on_kombus_own(self) -> None:
         """The control: on kombu's transport what is excluded passes, but for what fails on both."""
         excluded = [name for name, exclusion in self.exclusions.items() if not exclusion.unsteady]
-        outcomes = self.run(excluded, "kombu's")
+        outcomes: dict[str, Outcome] = {}
+        # One file at a time: kombu's unit tests leave their own poller behind.
+        for file in sorted({name.split("::")[0] for name in excluded}):
+            outcomes |= self.run([name for name in excluded if name.split("::")[0] == file], "kombu's")
         wrong = [
             f"{name}: {outcomes[name].outcome} {outcomes[name].why}"
             if name in outcomes
