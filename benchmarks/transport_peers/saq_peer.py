@@ -5,9 +5,11 @@ import sys
 from typing import Any
 
 from probe import ARGUMENT, REDIS_URL, ran
-from saq import Queue
+from redis import asyncio as redis
+from saq.queue.redis import RedisQueue
 
-queue = Queue.from_url(f"{REDIS_URL}/5")
+# redis-py 8 would end its endless BLMOVE after 5 s, with an error and perhaps with a message.
+queue = RedisQueue(redis.from_url(f"{REDIS_URL}/5", socket_timeout=None))
 _loop: asyncio.AbstractEventLoop | None = None
 
 
