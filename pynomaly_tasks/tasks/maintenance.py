@@ -11,7 +11,6 @@ from celery import bootsteps
 
 from pynomaly_tasks.bootstrap import app, current_platform
 from pynomaly_tasks.errors import PynomalyError
-from pynomaly_tasks.tasks import undelivered
 from pynomaly_tasks.telemetry import get_logger
 
 log = get_logger(__name__)
@@ -57,7 +56,7 @@ class Maintenance(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has 
                 if time.monotonic() >= rescue_at_s:
                     rescue_at_s = time.monotonic() + jobs.rescue_every_s
                     platform.rescuer.rescue()
-                    undelivered.collect()
+                    _collect_undelivered()
             except PynomalyError as error:
                 log.warning("maintenance_postponed", error=str(error))
             except Exception:
@@ -71,7 +70,7 @@ def rescue() -> dict[str, int]:
     platform = current_platform()
     n_promoted = platform.rescuer.promote()
     rescued = asdict(platform.rescuer.rescue())
-    return {"n_promoted": n_promoted, **rescued, "n_dead_letters": undelivered.collect()}
+    return {"n_promoted": n_promoted, **rescued, "n_dead_letters": _collect_undelivered()}
 
 
 @app.task(name="pynomaly.tasks.cleanup", ignore_result=False)
@@ -100,3 +99,10 @@ def monitor_health() -> dict[str, Any]:
 
     platform.updates.publish(report, stream=HEALTH_STREAM)
     return report
+
+
+def _collect_undelivered() -> int:
+    # Imported here: it loads the transport and redis-py, and importing a task must cost little.
+    from pynomaly_tasks.tasks import undelivered
+
+    return undelivered.collect()
