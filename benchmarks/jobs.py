@@ -33,11 +33,11 @@ from typing import Any
 import psutil
 import redis
 
+from pynomaly_tasks.embedded.redis_server import RedisServer
+
 ROOT = Path(__file__).parents[1]
 PEERS_DIRECTORY = Path(__file__).parent / "job_peers"
-sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(PEERS_DIRECTORY)]
-
-from pynomaly_tasks.embedded.redis_server import RedisServer  # noqa: E402
+sys.path[:0] = [str(ROOT / "tests"), str(PEERS_DIRECTORY)]
 
 #: Name in the table: module, whether its store is PostgreSQL, packages whose versions matter.
 SYSTEMS = {
