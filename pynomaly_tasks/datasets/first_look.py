@@ -1,7 +1,7 @@
 """Looks at a file before a job is stored: in the caller, without loading a library.
 
-A file of up to WHOLE_BYTES is read to its end, of a longer one that much; of Parquet, the footer. What the work accepts is never
-refused here; what is not seen here is refused by the work, with the same words.
+A file of up to WHOLE_BYTES is read to its end, of a longer one that much; of Parquet, the footer. What the
+work accepts is never refused here; what is not seen here is refused by the work, with the same words.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ class Preview:
     names: tuple[str, ...] | None = None  #: of all columns, in order; None: not all were seen
     n_rows: int | None = None  #: None: not counted
     valueless: frozenset[str] = frozenset()  #: columns without any value
-    constant: frozenset[str] = frozenset()  #: columns whose values are all the same
+    constant: frozenset[str] = frozenset()  #: columns that hold one value at most
     not_numbers: frozenset[str] = frozenset()  #: columns that hold neither numbers nor booleans alone
     not_dates: frozenset[str] = frozenset()  #: columns that do not hold dates alone
 

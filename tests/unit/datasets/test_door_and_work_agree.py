@@ -63,7 +63,7 @@ def confirm(preview: Preview, dataset: Dataset) -> None:
     for name in preview.valueless | preview.constant:
         quoted = '"' + name.replace('"', '""') + '"'
         ((n_different,),) = dataset.query(f"SELECT count(DISTINCT {quoted}) FROM data")
-        assert n_different == (name in preview.constant)
+        assert n_different <= (name in preview.constant)  # -nan is a value to the door, missing to the work
 
 
 def without_counts(error: InvalidDataset) -> str:
