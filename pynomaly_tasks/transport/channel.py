@@ -18,7 +18,7 @@ from kombu.utils.scheduling import priority_cycle, round_robin_cycle
 
 from pynomaly_tasks.transport import arguments, guard, scripts
 from pynomaly_tasks.transport.dead_letters import bury
-from pynomaly_tasks.transport.ledger import NEXT, Ledger
+from pynomaly_tasks.transport.ledger import Ledger
 from pynomaly_tasks.transport.message import Message
 from pynomaly_tasks.transport.publisher import Publishing
 from pynomaly_tasks.transport.qos import QoS
@@ -339,7 +339,7 @@ class Reserving(Publishing):
         if not self.closed and self._in_poll:
             self._end_poll()
         while self._arrived:
-            self.ledger.give_back(self._arrived.popleft()[0], NEXT)
+            self.ledger.give_back(self._arrived.popleft()[0])
         super().close()  # type: ignore[misc]
 
     def _end_poll(self: Any) -> None:

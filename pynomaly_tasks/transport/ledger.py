@@ -71,7 +71,7 @@ class Ledger:
         self._number = 1
         self._held: dict[str, None] = {}
         self._acks: deque[str] = deque()
-        self._backs: deque[tuple[str, str]] = deque()
+        self._backs: deque[str] = deque()
         self._orphans: set[str] = set()
         self._collects: deque[float] = deque()
         self._lock = threading.RLock()
@@ -112,10 +112,10 @@ class Ledger:
             self._notify()
             self.start()
 
-    def give_back(self, tag: str, place: str = NEXT) -> None:
-        """Put the message back into its list, soon."""
+    def give_back(self, tag: str) -> None:
+        """Put the message back into its list, to be taken next, soon."""
         if os.getpid() == self._pid:
-            self._return(tag, place)
+            self._return(tag)
             self.start()
 
     def requeue(self, tag: str) -> None:
@@ -127,12 +127,12 @@ class Ledger:
     def dropped(self, tag: str) -> None:
         """Nobody can settle it any more: give it back, unless it is settled."""
         if tag in self._held and os.getpid() == self._pid:
-            self._return(tag, NEXT)
+            self._return(tag)
             self.n_dropped += 1
 
-    def _return(self, tag: str, place: str) -> None:
+    def _return(self, tag: str) -> None:
         # In this order: the thread lives while something is held or waits.
-        self._backs.append((tag, place))
+        self._backs.append(tag)
         self._held.pop(tag, None)
         self._notify()
 
@@ -177,20 +177,16 @@ class Ledger:
                     raise
 
     def _send_backs(self) -> None:
-        waiting: list[tuple[str, str]] = []
+        waiting: list[str] = []
         while self._backs:
             waiting.append(self._backs.popleft())
         # The last taken goes back first, so that the first taken is next again.
-        nexts = sorted((tag for tag, place in waiting if place == NEXT), reverse=True)
-        lasts = [tag for tag, place in waiting if place == LAST]
+        tags = sorted(waiting, reverse=True)
         try:
-            for tags, place in ((nexts, NEXT), (lasts, LAST)):
-                for start in range(0, len(tags), _CHUNK):
-                    scripts.GIVE_BACK.run(
-                        self.client,
-                        [self.keys.unacked, self.keys.index],
-                        [place, *tags[start : start + _CHUNK]],
-                    )
+            for start in range(0, len(tags), _CHUNK):
+                scripts.GIVE_BACK.run(
+                    self.client, [self.keys.unacked, self.keys.index], [NEXT, *tags[start : start + _CHUNK]]
+                )
         except BaseException:
             self._backs.extendleft(waiting)
             raise
@@ -253,7 +249,7 @@ class Ledger:
         if os.getpid() != self._pid:
             return
         for tag in list(self._held):
-            self._return(tag, NEXT)
+            self._return(tag)
         try:
             self.flush()
         except (redis.RedisError, OSError) as error:

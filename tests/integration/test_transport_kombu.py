@@ -269,5 +269,8 @@ def test_closing_is_bounded_on_a_connection_that_went_silent(
     with contextlib.suppress(*connection.connection_errors):
         connection.release()
     took_s = time.monotonic() - began
+    proxy.flow()
 
     assert took_s < 10
+    wait_until(lambda: not broker.exists("unacked"), 20, "the acknowledgement, over another connection")
+    assert broker.llen("q") == 1
