@@ -291,6 +291,7 @@ class Settings(BaseSettings):
 
 def load_settings() -> Settings:
     """The settings of this environment. Raises InvalidSettings, naming every wrong field."""
+    _refuse_what_celery_reads_itself()
     try:
         return Settings()
     except ValidationError as error:
@@ -308,6 +309,26 @@ def load_settings() -> Settings:
         raise InvalidSettings.of(
             "settings", f'{error}; lists and mappings are JSON, such as ["/data"]'
         ) from None
+
+
+#: Variables that Celery takes before its app's own options, and what to set in their place.
+_READ_BY_CELERY = {
+    "CELERY_BROKER_URL": "PYNOMALY_REDIS__BROKER_URL",
+    "CELERY_BROKER_READ_URL": "PYNOMALY_REDIS__BROKER_URL",
+    "CELERY_BROKER_WRITE_URL": "PYNOMALY_REDIS__BROKER_URL",
+    "CELERY_RESULT_BACKEND": "PYNOMALY_REDIS__RESULTS_URL",
+}
+
+
+def _refuse_what_celery_reads_itself() -> None:
+    """Jobs would be sent to another broker than the one that is watched, or fail at their end."""
+    problems = [
+        FieldProblem(field=name, message=f"goes before the platform's settings; unset it, and set {instead}")
+        for name, instead in _READ_BY_CELERY.items()
+        if os.environ.get(name)
+    ]
+    if problems:
+        raise InvalidSettings(*problems)
 
 
 @lru_cache(maxsize=1)

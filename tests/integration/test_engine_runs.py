@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from statistics import median
 
 import pytest
 
@@ -166,12 +167,12 @@ def _slot_free_after_s(engine: Engine, name: str, *, checkpoints: bool) -> float
 def test_slot_of_a_cancelled_job_is_free_within_2_s(engine: Engine, checkpoints: bool) -> None:
     # Five times, for the moments in which the machine has no time for the worker; the benchmark
     # `cancel.py` shows how often it is later.
-    tries = (
+    tries = [
         _slot_free_after_s(engine, f"cancelled-{checkpoints}-{number}", checkpoints=checkpoints)
         for number in range(5)
-    )
+    ]
 
-    assert any(free_after_s < 2.0 for free_after_s in tries)
+    assert median(tries) < 2.0, tries
 
 
 def test_ended_job_cannot_be_cancelled(engine: Engine) -> None:

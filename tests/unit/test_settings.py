@@ -32,6 +32,16 @@ def load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Load]:
     current_settings.cache_clear()
 
 
+@pytest.mark.parametrize("name", ["CELERY_BROKER_URL", "CELERY_BROKER_WRITE_URL", "CELERY_RESULT_BACKEND"])
+def test_variable_that_celery_would_obey_is_refused(
+    load: Load, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(name, "redis://elsewhere/0")
+
+    with pytest.raises(InvalidSettings, match=f"{name}.*unset it, and set PYNOMALY_REDIS__"):
+        load()
+
+
 def _problems(load: Load, **variables: str) -> dict[str, str]:
     with pytest.raises(InvalidSettings) as raised:
         load(**variables)
