@@ -214,14 +214,32 @@ class Ledger:
             )
         return lost
 
-    def give_back_expired(self) -> int:
-        """Give back what dead consumers held; returns how many."""
+    def keep(self) -> None:
+        """Renew what is held and, where something consumes, give back what dead consumers held."""
+        renewed_at = self.server_time()
+        self.renew()
+        if self._is_consuming():
+            self.give_back_expired(renewed_at)
+
+    def server_time(self) -> float:
+        """Of the server's clock, s."""
+        seconds, microseconds = self.client.time()
+        return float(seconds + microseconds / 1e6)
+
+    def give_back_expired(self, renewed_at: float | None = None) -> int:
+        """Give back what dead consumers held; returns how many.
+
+        ``renewed_at``: since when, by the server's clock, this process has renewed what it holds. Where
+        that is long ago, because it stood still just now, nothing is given back: it would be its own.
+        """
         n_returned, n_kept = 0, 0
+        if renewed_at is None:
+            renewed_at = self.server_time()
         while True:
             n_seen, n_given = scripts.GIVE_BACK_EXPIRED.run(
                 self.client,
                 [self.keys.unacked, self.keys.index, self.keys.pulse],
-                [self.lease_s, self.lease_s / 2, MARK, _CHUNK // 10, n_kept],
+                [self.lease_s, self.lease_s / 2, MARK, _CHUNK // 10, n_kept, f"{renewed_at:.6f}"],
             )
             if n_seen < 0:
                 return 0
@@ -292,9 +310,7 @@ class Ledger:
                 flush_at = monotonic() + FLUSH_EVERY_S
             self._collect()
             if monotonic() >= renew_at:
-                done = self._tried(self.renew) and (
-                    not self._is_consuming() or self._tried(self.give_back_expired)
-                )
+                done = self._tried(self.keep)
                 renew_at = monotonic() + (every_s if done else min(RETRY_AFTER_S, every_s))
         self._tried(self.disconnect)
 

@@ -109,7 +109,7 @@ def expect_once_under_resets(
         )
         proxy.reset()
     fleet.wait_for_ends(n_tasks, timeout_s=120)
-    wait_until(lambda: fleet.n_unacked() == 0 and fleet.n_waiting() == 0, 20, "all to be settled")
+    wait_until(fleet.is_empty, 20, "all to be settled")
 
     assert all(worker.is_running() for worker in workers)
     assert fleet.ended() == dict.fromkeys(range(n_tasks), 1)
@@ -145,7 +145,9 @@ def test_lost_answers_to_a_worker_neither_lose_nor_repeat_a_task(
     fleet: Fleet, tcp_proxy: Callable[[int], TcpProxy]
 ) -> None:
     proxy = tcp_proxy(fleet.server.port)
-    worker = fleet.worker(pool="threads", slots=2, broker_url=through(proxy), env=OUR_CONSUMER)
+    worker = fleet.worker(
+        pool="threads", slots=2, broker_url=through(proxy), lease_s=LONG_LEASE_S, env=OUR_CONSUMER
+    )
     rng = random.Random(7)
 
     for nth in range(8):
@@ -157,10 +159,10 @@ def test_lost_answers_to_a_worker_neither_lose_nor_repeat_a_task(
         wait_until(lambda than=n_connections: proxy.n_connections > than, 20, "a connection to break")
         proxy.cut_after_bytes = None
         fleet.wait_for_ends(20 * nth + 20)
-    wait_until(lambda: fleet.n_unacked() == 0 and fleet.n_waiting() == 0, 20, "all to be settled")
+    wait_until(fleet.is_empty, 20, "all to be settled")
 
     assert worker.is_running()
-    assert set(fleet.started().values()) == {1}
+    assert {number: count for number, count in fleet.started().items() if count != 1} == {}
 
 
 def test_lost_answer_to_an_acknowledgement_settles_nothing_else(
@@ -219,14 +221,19 @@ def test_kombu_runs_tasks_twice_beside_wrong_clocks(fleet: Fleet) -> None:
     assert any(ran_at_once(of_one) for of_one in runs.values())
 
 
+#: Where the lease is not what is tested: a busy machine lets a process stand still for seconds.
+LONG_LEASE_S = 8.0
+
+
 def run_beside_wrong_clocks(fleet: Fleet, transport: str) -> Mapping[int, list[Run]]:
     """Three workers, two with clocks that are two hours off; each runs some of nine tasks."""
     prefetch = {"TRANSPORT_PREFETCH": "1"}
-    fleet.worker(transport, env=prefetch)
+    fleet.worker(transport, env=prefetch, lease_s=LONG_LEASE_S)
     fleet.submit(1, 2, 3, transport=transport, lasts_s=4.0)
     fleet.wait_for_start(2)
     for offset_s in (7_200, -7_200):
-        fleet.worker(transport, env=prefetch | wrong_clock(offset_s), is_awaited=False)
+        env = prefetch | wrong_clock(offset_s)
+        fleet.worker(transport, env=env, lease_s=LONG_LEASE_S, is_awaited=False)
     fleet.submit(*range(4, 10), transport=transport, lasts_s=3.0)
     fleet.wait_for_ends(9)
     wait_until(lambda: fleet.n_unacked() == 0, 10, "all to be settled")

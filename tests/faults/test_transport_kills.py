@@ -17,7 +17,7 @@ SEED = 20261122
 
 @pytest.fixture
 def fleet(own_redis: RedisServer, programs: Programs) -> Iterator[Fleet]:
-    fleet = Fleet(own_redis, programs, lease_s=2.0, visibility_s=3.0)
+    fleet = Fleet(own_redis, programs, lease_s=4.0, visibility_s=3.0)
     yield fleet
     fleet.close()
 
@@ -39,7 +39,7 @@ def killed_when_it_took_one_of_three(fleet: Fleet, transport: str) -> dict[int, 
     wait_until(lambda: not victim.is_running(), 20, "the first worker to be killed")
     fleet.worker(transport)
     fleet.wait_for_ends(2)
-    wait_until(lambda: not (fleet.n_unacked() or fleet.n_waiting()), 20, "an empty broker")
+    wait_until(fleet.is_empty, 20, "an empty broker")
     return {number: fleet.ended()[number] for number in (1, 2, 3)}
 
 

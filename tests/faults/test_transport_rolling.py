@@ -20,7 +20,7 @@ STEP = 10
 
 @pytest.fixture
 def fleet(own_redis: RedisServer, programs: Programs) -> Iterator[Fleet]:
-    fleet = Fleet(own_redis, programs)
+    fleet = Fleet(own_redis, programs, lease_s=8.0)
     yield fleet
     fleet.close()
 
@@ -60,7 +60,7 @@ def roll(fleet: Fleet, *, n_rounds: int) -> None:
                 old, workers[pool] = workers[pool], fleet.worker(transport, pool=pool)
                 old.signal_leader(signal.SIGTERM)
                 wait_until(lambda: work_on(0) and not old.is_running(), 60, "the old one to end")  # noqa: B023
-    wait_until(lambda: not (fleet.n_unacked() or fleet.n_waiting()), 60, "an empty broker")
+    wait_until(fleet.is_empty, 60, "an empty broker")
 
     runs = read_runs(fleet.effects)
     print(f"\n{n_published} tasks, {4 * n_rounds} workers replaced, {sum(map(len, runs.values()))} runs")

@@ -50,7 +50,7 @@ def test_tasks_survive_a_failover_of_sentinel(
     fleet.submit(*range(23, 33), transport=SENTINEL)
     fleet.effects.rpush("gate", 1, 2)
     fleet.wait_for_ends(32)
-    wait_until(lambda: fleet.n_unacked() == 0 and fleet.n_waiting() == 0, 20, "all to be settled")
+    wait_until(fleet.is_empty, 20, "all to be settled")
 
     assert {number: fleet.started()[number] for number in (1, 2)} == {1: 1, 2: 1}
     assert all(worker.is_running() for worker in workers)

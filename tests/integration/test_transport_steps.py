@@ -314,13 +314,16 @@ def test_an_expired_message_is_held_back_after_a_silence(client: redis.Redis) ->
     scripts.PUBLISH.run(client, ["a", "wake", "slot"], [1, 60, 8, 60, 0, '{"n": 1}'])
     scripts.RESERVE.run(client, [UNACKED, INDEX, "wake", "a"], [f"{MARK}0:", 1, 1, 1, 0, ',"","a"]'])
     client.zincrby(INDEX, -100, f"{MARK}0:{1:012d}:a")
+    now = client.time()[0]
     keys, args = [UNACKED, INDEX, PULSE], [10, 5, MARK, 10, 0]
 
-    after_silence = scripts.GIVE_BACK_EXPIRED.run(client, keys, args)
+    after_silence = scripts.GIVE_BACK_EXPIRED.run(client, keys, [*args, now])
     client.hset(PULSE, "hold", 0)
-    later = scripts.GIVE_BACK_EXPIRED.run(client, keys, args)
+    by_one_who_stood_still = scripts.GIVE_BACK_EXPIRED.run(client, keys, [*args, now - 6])
+    later = scripts.GIVE_BACK_EXPIRED.run(client, keys, [*args, now])
 
     assert after_silence == [-1, 0]
+    assert by_one_who_stood_still == [-1, 0]
     assert later == [1, 1]
     assert client.lrange("a", 0, -1) == [b'{"n": 1}']
 

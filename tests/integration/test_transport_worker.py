@@ -147,7 +147,7 @@ def test_inspect_revoke_and_events_work_between_plain_and_ours(fleet: Fleet) -> 
 
 
 def test_plain_and_our_workers_and_producers_share_a_queue(fleet: Fleet) -> None:
-    workers = [fleet.worker(transport, is_social=True) for transport in (PLAIN, OURS, PLAIN, OURS)]
+    workers = [fleet.worker(transport, lease_s=8.0) for transport in (PLAIN, OURS, PLAIN, OURS)]
     fleet.submit(*range(100), transport=PLAIN, lasts_s=0.01)
     fleet.submit(*range(100, 200), transport=OURS, lasts_s=0.01)
 

@@ -71,6 +71,7 @@ class Fleet:
         pool: str = "prefork",
         slots: int = 2,
         broker_url: str | None = None,
+        lease_s: float | None = None,
         env: dict[str, str] | None = None,
         is_awaited: bool = True,
         is_social: bool = False,
@@ -86,7 +87,7 @@ class Fleet:
             *social, *arguments,
             name="worker",
             env={**self.env, "TRANSPORT": transport, "TRANSPORT_BROKER": broker_url or self.broker_url,
-                 **(env or {})},
+                 **({} if lease_s is None else {"TRANSPORT_LEASE_S": str(lease_s)}), **(env or {})},
             ready=r"\bready\." if is_awaited else None,
         )  # fmt: skip
 
@@ -146,6 +147,13 @@ class Fleet:
     def n_waiting(self, queue: str = "celery") -> int:
         """Messages in the queue's first list."""
         return int(self.broker.llen(self.prefix + queue))  # type: ignore[arg-type]  # not async
+
+    def is_empty(self, queue: str = "celery") -> bool:
+        """Nothing waits in the queue's first list and nothing is held, at one instant."""
+        with self.broker.pipeline() as step:
+            step.llen(self.prefix + queue)
+            step.hlen(f"{self.prefix}unacked")
+            return not any(step.execute())
 
     def dead(self, queue: str = "celery") -> list[bytes]:
         """Dead letters."""

@@ -100,7 +100,7 @@ class KillRun:
         with self.fleet.publisher(self.transport) as self._publish:
             wait_until(self._step, timeout_s, "all tasks to be published and all workers to be killed")
         wait_until(
-            lambda: not (self.fleet.n_unacked() or self.fleet.n_waiting()), 120, "an empty broker",
+            self.fleet.is_empty, 120, "an empty broker",
             every_s=0.2,
         )  # fmt: skip
         return Outcome(

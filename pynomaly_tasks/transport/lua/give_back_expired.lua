@@ -5,8 +5,9 @@
 -- KEYS[2]  sorted set, no expiry: its index
 -- KEYS[3]  hash, expires in an hour: when somebody last ran this (at), and until when to hold back (hold)
 -- ARGV     lease in s, how long to hold back after a silence in s, mark of our tags, entries to look
---          at, how many of the oldest to leave out
--- Returns  how many were looked at, how many went back; -1 first while holding back
+--          at, how many of the oldest to leave out, when the caller began to renew its own
+-- Returns  how many were looked at, how many went back; -1 first while holding back, or where the
+--          caller stood still since it renewed: what it would give back may be its own
 local lease = tonumber(ARGV[1])
 local now = redis.call('TIME')
 now = now[1] + now[2] / 1000000
@@ -20,7 +21,7 @@ if silence > lease / 2 or silence < 0 then
 end
 redis.call('HSET', KEYS[3], 'at', string.format('%.6f', now), 'hold', string.format('%.6f', hold))
 redis.call('EXPIRE', KEYS[3], 3600)
-if now < hold then
+if now < hold or now - tonumber(ARGV[6]) > lease / 2 then
     return {-1, 0}
 end
 local tags = redis.call('ZREVRANGEBYSCORE', KEYS[2], string.format('(%.6f', now - lease), '-inf',
