@@ -9,6 +9,8 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "pynomaly_tasks"
 MODULES = sorted([*PACKAGE.rglob("*.py"), *(ROOT / "workers").rglob("*.py")])
@@ -128,6 +130,7 @@ def test_kinds_load_nothing_heavy() -> None:
     assert {name.partition(".")[0] for name in loaded} & HEAVY == set()
 
 
+@pytest.mark.large
 def test_importing_any_module_opens_no_connection() -> None:
     _python(
         "import importlib, pathlib\n"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pynomaly_tasks.datasets import Dataset, DatasetOpener
@@ -84,7 +84,6 @@ FILES = st.one_of(
 )
 
 
-@settings(max_examples=120, deadline=None)
 @given(FILES)
 def test_what_the_door_refuses_the_work_refuses_too(file: tuple[bytes, str]) -> None:
     with opener_of(*file) as opener:

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pynomaly_tasks.datasets import DatasetOpener
@@ -181,7 +181,6 @@ REQUESTS = st.fixed_dictionaries(
 ).filter(lambda request: not {"label_column", "label_windows"} <= set(request))
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.one_of(csv_files(), json_files()), st.sampled_from(["x.csv", "x.jsonl"]), REQUESTS)
 def test_what_the_door_refuses_the_work_refuses_too(
     content: bytes, name: str, request: dict[str, Any]
