@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from uuid import UUID
+
+#: An id names directories and files, so it must not be a path.
+_JOB_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
+
+
+def is_job_id(text: str) -> bool:
+    """Whether a job may have this id: letters, digits, ``_``, ``-`` and ``.``, at most 200, the first no mark."""
+    return _JOB_ID.fullmatch(text) is not None
 
 
 def new_job_id() -> str:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 import orjson
 
-from pynomaly_tasks.core.ids import new_job_id
+from pynomaly_tasks.core.ids import is_job_id, new_job_id
 from pynomaly_tasks.core.job import Job, JobState, NewJob
 from pynomaly_tasks.core.retry import RetryPolicy
 from pynomaly_tasks.errors import BrokerUnavailable, InvalidRequest, StoreUnavailable
@@ -22,9 +21,6 @@ from pynomaly_tasks.jobs.validation import validated
 from pynomaly_tasks.store.store import Store
 
 log = logging.getLogger(__name__)
-
-#: An id names directories and files, so it must not be a path.
-_JOB_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
 
 #: One transaction and one pipeline; more at once would hold SQLite's write lock for seconds.
 MAX_JOBS_PER_CALL = 10_000
@@ -118,7 +114,7 @@ class Submitter:
                 "kind", f"{submission.kind!r} is unknown; the kinds are {', '.join(sorted(self._kinds))}"
             )
         job_id = submission.job_id or new_job_id()
-        if not _JOB_ID.fullmatch(job_id):
+        if not is_job_id(job_id):
             raise InvalidRequest.of(
                 "task_id",
                 f"{job_id[:100]!r} is no job id: letters, digits, '_', '-' and '.' are taken, at most 200, "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from celery import Task
@@ -12,6 +13,7 @@ from celery.exceptions import Ignore, Reject, Retry
 from celery.result import AsyncResult
 
 from pynomaly_tasks.bootstrap import current_platform
+from pynomaly_tasks.core.ids import is_job_id
 from pynomaly_tasks.core.job import DeadReason, Job, JobState, Progress
 from pynomaly_tasks.errors import InvalidInput, NotFound, StoreUnavailable
 from pynomaly_tasks.jobs.context import Kind
@@ -87,11 +89,11 @@ class JobTask(Task):  # type: ignore[misc]  # Celery has no types
             raise Reject(str(error), requeue=True) from error
 
     def _finished(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Finished:
-        try:
-            return self._run(self.request.id)
-        except NotFound:
-            self._adopt(args, kwargs)
-            return self._run(self.request.id)
+        if is_job_id(self.request.id):  # no row has another, and PostgreSQL refuses to look for some
+            with suppress(NotFound):
+                return self._run(self.request.id)
+        self._adopt(args, kwargs)
+        return self._run(self.request.id)
 
     def on_success(self, retval: Any, task_id: str, args: Any, kwargs: Any) -> None:
         """Celery has called what comes next."""
@@ -103,7 +105,8 @@ class JobTask(Task):  # type: ignore[misc]  # Celery has no types
 
     def _mark_reported(self, job_id: str) -> None:
         request = self.request
-        if request.chain or request.callbacks or request.errbacks or request.chord:
+        comes_next = request.chain or request.callbacks or request.errbacks or request.chord
+        if comes_next and is_job_id(job_id):
             try:
                 current_platform().store.mark_reported(job_id)
             except StoreUnavailable as error:

@@ -42,6 +42,24 @@ def test_worker_lives_on_after_every_bad_message_and_keeps_each_in_the_dead_lett
         assert broker.hlen("unacked") == 0
 
 
+def test_message_whose_id_cannot_be_stored_is_a_dead_letter(
+    start_engine: EngineStarter, own_redis: RedisServer, postgres_url: str
+) -> None:
+    engine = start_engine(own_redis.url, postgres_url)
+    body = [[], {"effects": str(engine.effects.path)}, {"callbacks": None, "errbacks": [], "chain": [{}]}]
+    message = raw_message(body)
+    message["headers"]["id"] = "a\0b"
+    with own_redis.client(1) as broker:
+        broker.lpush("default", json.dumps(message))
+
+    engine.worker()
+    [letter] = engine.wait_for_letters(1)
+
+    assert (letter.reason, letter.job_id) == (DeadReason.UNREADABLE, None)
+    assert "task_id" in letter.message
+    assert engine.wait_for(engine.submit()).state is JobState.SUCCEEDED
+
+
 def test_stored_job_that_no_worker_knows_is_a_dead_letter(engine: Engine) -> None:
     engine.worker(app="workers.all")
 
