@@ -33,7 +33,7 @@ def through(proxy: TcpProxy) -> str:
     return f"redis://127.0.0.1:{proxy.port}/1"
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
+@pytest.mark.parametrize("pool", ["prefork", pytest.param("threads", marks=pytest.mark.slow)])
 def test_running_task_is_not_started_again_when_its_worker_loses_the_connection(
     fleet: Fleet, tcp_proxy: Callable[[int], TcpProxy], pool: str
 ) -> None:
@@ -150,7 +150,7 @@ def test_lost_answers_to_a_worker_neither_lose_nor_repeat_a_task(
     )
     rng = random.Random(7)
 
-    for nth in range(8):
+    for nth in range(5):
         # The server does what it is asked, and the answer breaks off somewhere: to taking messages, to
         # acknowledging, to renewing.
         proxy.cut_after_bytes = rng.choice([1, 50, 400, 2_000])
