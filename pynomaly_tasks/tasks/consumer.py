@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from celery.worker.consumer import Consumer
 from celery.worker.consumer.consumer import COLLECT_SOCKET_TIMEOUT, bound_open_broker_sockets
 
 from pynomaly_tasks.telemetry import get_logger
+from pynomaly_tasks.transport.consumer import Consumer
 
 log = get_logger(__name__)
 
 
-class JobConsumer(Consumer):  # type: ignore[misc]  # Celery has no types
-    """Celery's consumer with a few differences, each named at its method."""
+class JobConsumer(Consumer):
+    """The transport's consumer with a few differences, each named at its method."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # Without Celery's mingle: it waits a second at every start for other workers to tell which

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import datetime
-import ipaddress
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from pynomaly_tasks import send_notification
 from pynomaly_tasks.core.job import DeadReason, JobState
@@ -19,53 +13,28 @@ from pynomaly_tasks.embedded.ports import find_free_port
 from pynomaly_tasks.embedded.redis_server import RedisServer
 from pynomaly_tasks.errors import BrokerUnavailable
 from support.stack import Stack, client
+from support.transport_servers import Certificates, make_certificates
 from support.waiting import wait_until
 
 
-def _write_certificate(directory: Path) -> None:
-    """A certificate for 127.0.0.1 that vouches for itself, and its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "redis of a test")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False
-        )
-        .sign(key, hashes.SHA256())
-    )
-    (directory / "redis.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    (directory / "redis.key").write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-    )
+@pytest.fixture
+def certificates(tmp_path: Path) -> Certificates:
+    return make_certificates(tmp_path)
 
 
 @pytest.fixture
-def tls_url(tmp_path: Path, start_redis: Callable[..., RedisServer]) -> str:
+def tls_url(certificates: Certificates, start_redis: Callable[..., RedisServer]) -> str:
     """Address of the server's TLS port, without options."""
-    _write_certificate(tmp_path)
     port = find_free_port()
-    start_redis(
-        extra_args=(
-            "--tls-port", str(port), "--tls-auth-clients", "no", "--tls-cert-file", str(tmp_path / "redis.crt"),
-            "--tls-key-file", str(tmp_path / "redis.key"), "--tls-ca-cert-file", str(tmp_path / "redis.crt"),
-        )
-    )  # fmt: skip
+    start_redis(extra_args=tuple(certificates.server_arguments(port)))
     return f"rediss://127.0.0.1:{port}"
 
 
 @pytest.fixture
-def stack(tmp_path: Path, tls_url: str, own_redis: RedisServer) -> Iterator[Stack]:
-    env = {"PYNOMALY_REDIS__URL": f"{tls_url}?ssl_ca_certs={tmp_path / 'redis.crt'}"}
+def stack(
+    tmp_path: Path, tls_url: str, certificates: Certificates, own_redis: RedisServer
+) -> Iterator[Stack]:
+    env = {"PYNOMALY_REDIS__URL": f"{tls_url}?ssl_ca_certs={certificates.authority}"}
     stack = Stack(tmp_path / "stack", own_redis, env)
     with client(stack):
         yield stack
