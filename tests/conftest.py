@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ from pynomaly_tasks.embedded.redis_server import RedisServer
 from support.processes import Programs
 from support.servers import PostgresCluster
 from support.tcp_proxy import TcpProxy
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, and so would what they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A machine under load is slow for longer than any example is: time says nothing about the code here.
 settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -414,7 +414,13 @@ def test_no_result_however_odd_breaks_the_page(data: st.DataObject) -> None:
         part = detail[key]
         if isinstance(part, dict) and part and data.draw(st.booleans()):
             detail[key] = {**part, data.draw(st.sampled_from(sorted(part))): data.draw(JSON)}
-        elif isinstance(part, list) and part and isinstance(part[0], dict) and data.draw(st.booleans()):
+        elif (
+            isinstance(part, list)
+            and part
+            and isinstance(part[0], dict)
+            and part[0]
+            and data.draw(st.booleans())
+        ):
             detail[key] = [
                 {**part[0], data.draw(st.sampled_from(sorted(part[0]))): data.draw(JSON)},
                 *part[1:],
