@@ -27,7 +27,9 @@ class Program(Child):
         cwd: Path | None = None,
     ) -> None:
         """Start it; ``env`` is added to the environment of the tests."""
-        super().__init__(command, log=log, env={**os.environ, **(env or {})}, cwd=cwd or ROOT)
+        # What it starts is no process of our own parallel run, also where it is pytest itself.
+        ours = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST_")}
+        super().__init__(command, log=log, env={**ours, **(env or {})}, cwd=cwd or ROOT)
 
     def wait_for_output(self, pattern: str, timeout_s: float = 30.0) -> re.Match[str]:
         """The first match of a regular expression in the output; fails at once when the program ends."""

@@ -148,8 +148,6 @@ class Suite:
             name=f"{self.root.name}-{transport}",
             cwd=self.root,
             env={
-                # Which of the ports to use; without this the number of the process that runs these tests.
-                "PYTEST_XDIST_WORKER": "gw0",
                 "UPSTREAM_TRANSPORT": transport,
                 "UPSTREAM_REPORT": str(report),
                 "UPSTREAM_REDIS_PORTS": " ".join(ports),
