@@ -53,7 +53,7 @@ WORKERS = {
     "workers.detection": "workers.detection",
     "workers.notifications (threads)": "workers.notifications",
 }
-PLAIN = ("support.tiny_celery_app",)  #: has its result backend from the environment
+PLAIN = ("support.tiny_celery_app",)  #: has its URLs from the environment, where ours refuse them
 SLOTS = (2, 8)
 #: What each worker's first job is.
 JOBS = {
@@ -86,11 +86,13 @@ def time_import(code: str, env: dict[str, str]) -> tuple[float, float]:
 @contextmanager
 def started(app: str, n_slots: int, env: dict[str, str]) -> Iterator[tuple[psutil.Process, float, float]]:
     """A worker that answers pings, after how many seconds it did, and the CPU that its tree had used."""
-    control = Celery(broker=env["CELERY_BROKER_URL"]).control
+    broker_url, results_url = (f"{env['PYNOMALY_REDIS__URL']}/{database}" for database in (1, 2))
+    control = Celery(broker=broker_url).control
+    plain = {"CELERY_BROKER_URL": broker_url, "CELERY_RESULT_BACKEND": results_url} if app in PLAIN else {}
     started_s = time.perf_counter()
     worker = subprocess.Popen(
         [sys.executable, "-m", "celery", "-A", app, "worker", "-c", str(n_slots), "-n", "weighed@localhost", "-l", "ERROR"],
-        env=env if app in PLAIN else {k: v for k, v in env.items() if k != "CELERY_RESULT_BACKEND"}, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        env={**env, **plain}, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
         while not control.inspect(["weighed@localhost"], timeout=0.1).ping():
@@ -163,8 +165,6 @@ def main() -> None:
             **{key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"},
             "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]),
             "PYTHONPYCACHEPREFIX": str(Path(name) / "pyc"),
-            "CELERY_BROKER_URL": f"{server.url}/1",
-            "CELERY_RESULT_BACKEND": f"{server.url}/2",
             "PYNOMALY_REDIS__URL": server.url,
             "PYNOMALY_DATA__DIRECTORY": str(Path(name) / "data"),
             "PYNOMALY_DATA__ROOTS": json.dumps([name]),
