@@ -31,7 +31,7 @@ test: $(VENV)/.installed-dev ## Run the tests on real servers (installs Debian's
 	HYPOTHESIS_PROFILE=thorough $(PYTHON) -m pytest -n $(WORKERS) --dist loadfile -m "not docker and not slow" $(PYTEST_ARGS)
 
 # Without the plugins for servers, whose imports would take a tenth of the time.
-test-unit: $(VENV)/.installed-dev ## Run the tests that need no server and little data, in under 20 s
+test-unit: $(VENV)/.installed-dev ## Run the tests that need no server and little data
 	$(PYTHON) -m pytest -n $(WORKERS) --dist loadfile -m "not slow and not large" -p no:celery -p no:docker_tools \
 		tests/unit tests/structure $(PYTEST_ARGS)
 

@@ -19,6 +19,7 @@ from support.celery_nodes import (
 )
 from support.jobs import Engine, EngineStarter
 from support.processes import Programs
+from support.transport import Fleet
 
 
 @pytest.fixture
@@ -41,6 +42,16 @@ def start_engine(tmp_path: Path, programs: Programs) -> Iterator[EngineStarter]:
 def engine(start_engine: Callable[..., Engine], own_redis: RedisServer) -> Engine:
     """On SQLite and a Redis of its own."""
     return start_engine(own_redis.url)
+
+
+@pytest.fixture
+def fleet(
+    own_redis: RedisServer, start_redis: Callable[..., RedisServer], programs: Programs
+) -> Iterator[Fleet]:
+    """Workers on the transport; what they did is written down in a Redis that nobody stops."""
+    fleet = Fleet(own_redis, programs, effects=start_redis())
+    yield fleet
+    fleet.close()
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import libfaketime
@@ -12,21 +12,10 @@ import pytest
 import redis
 from kombu.exceptions import OperationalError
 
-from pynomaly_tasks.embedded.redis_server import RedisServer
-from support.processes import Programs
 from support.tcp_proxy import TcpProxy
 from support.transport import OUR_CONSUMER, OURS, PLAIN, Fleet
 from support.transport_log import Run, ran_at_once, read_runs
 from support.waiting import wait_until
-
-
-@pytest.fixture
-def fleet(
-    own_redis: RedisServer, start_redis: Callable[..., RedisServer], programs: Programs
-) -> Iterator[Fleet]:
-    fleet = Fleet(own_redis, programs, effects=start_redis())
-    yield fleet
-    fleet.close()
 
 
 def through(proxy: TcpProxy) -> str:

@@ -4,28 +4,17 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
-from pynomaly_tasks.embedded.redis_server import RedisServer
-from support.processes import Programs
 from support.transport import OUR_CONSUMER, OURS, Fleet
 from support.transport_log import read_runs
 from support.waiting import wait_until
 
 #: Of the time from the server's return to the first task; a busy machine is given twice the 5 s.
 RESUMED_WITHIN_S = 10.0
-
-
-@pytest.fixture
-def fleet(
-    own_redis: RedisServer, start_redis: Callable[..., RedisServer], programs: Programs
-) -> Iterator[Fleet]:
-    fleet = Fleet(own_redis, programs, effects=start_redis())
-    yield fleet
-    fleet.close()
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""A store on each of the two databases."""
+"""A store on each of the two databases; a broker to look into."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import redis
 
+from pynomaly_tasks.embedded.redis_server import RedisServer
 from pynomaly_tasks.store.store import Store
 
 
@@ -26,3 +28,11 @@ def store(store_url: str) -> Iterator[Store]:
     store.migrate()
     yield store
     store.close()
+
+
+@pytest.fixture
+def broker(redis_server: RedisServer) -> Iterator[redis.Redis]:
+    """The module's broker database, emptied."""
+    with redis_server.client(1) as client:
+        client.flushall()
+        yield client

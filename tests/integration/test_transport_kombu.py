@@ -20,13 +20,6 @@ from support.waiting import wait_until
 
 
 @pytest.fixture
-def broker(redis_server: RedisServer) -> Iterator[redis.Redis]:
-    with redis_server.client(1) as client:
-        client.flushall()
-        yield client
-
-
-@pytest.fixture
 def connection(redis_server: RedisServer, broker: redis.Redis) -> Iterator[Connection]:
     with connect(redis_server) as connection:
         yield connection

@@ -31,13 +31,6 @@ ODD = {
 
 
 @pytest.fixture
-def broker(redis_server: RedisServer) -> Iterator[redis.Redis]:
-    with redis_server.client(1) as client:
-        client.flushall()
-        yield client
-
-
-@pytest.fixture
 def app(redis_server: RedisServer, broker: redis.Redis) -> Iterator[Celery]:
     with make_app(redis_server, OURS, AMQP) as app:
         yield app
