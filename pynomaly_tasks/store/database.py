@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
@@ -196,12 +197,30 @@ def _check_if_rested(engine: Engine, connection: Any, record: ConnectionPoolEntr
 def _prepare_sqlite_connection(connection: Any, record: object) -> None:
     connection.isolation_level = None  # BEGIN is ours, below
     cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
+    _set_wal_mode(cursor)
     # In WAL mode NORMAL keeps the file whole through a power cut; FULL also keeps the last
     # commits, and a submitted job must not vanish.
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.execute("PRAGMA foreign_keys=ON")
     cursor.close()
+
+
+def _set_wal_mode(cursor: sqlite3.Cursor) -> None:
+    """Turn the file to WAL mode, in which it stays.
+
+    Of several processes that open a new file at once, those that come second are refused without
+    the waiting that the connection's timeout promises.
+    """
+    give_up_at_s = time.monotonic() + SQLITE_BUSY_TIMEOUT_S
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if not error.sqlite_errorname.startswith("SQLITE_BUSY") or time.monotonic() > give_up_at_s:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def _begin_sqlite(connection: Connection) -> None:
