@@ -9,7 +9,10 @@ PynomalyError
 ├── Conflict
 │   ├── JobAlreadyFinal     the job has ended; nothing about it can change
 │   ├── IdempotencyMismatch the idempotency key is taken by a job with another request
-│   └── StaleAttempt        a newer attempt owns the job; this one's result is refused
+│   ├── StaleAttempt        a newer attempt owns the job; this one's result is refused
+│   └── PartitionLost       another member of the consumer group reads the partition now
+├── EventRefused            the log of events will never take this event: too large, no such topic
+├── BadEvent                a message that is no event of the catalogue; says which reason
 ├── JobFailed               what `AsyncResult.get()` raises where the job's own error cannot be raised again
 ├── Interrupted             raised inside a running job, at its next checkpoint
 │   ├── JobCancelled        somebody cancelled the job
@@ -17,6 +20,7 @@ PynomalyError
 └── Unavailable             a neighbour gave no answer; trying later may help
     ├── BrokerUnavailable
     ├── StoreUnavailable
+    ├── EventLogUnavailable Kafka, or the Redis that keeps the events
     ├── SourceUnavailable   a dataset's storage
     └── DeliveryFailed      a notification channel
 """
@@ -92,6 +96,25 @@ class StaleAttempt(Conflict):
     """A newer attempt owns the job, or it has ended; this attempt's result is refused."""
 
 
+class PartitionLost(Conflict):
+    """Another member of the consumer group reads the partition now; this one's commit is refused."""
+
+
+class EventRefused(PynomalyError):
+    """The log of events will never take this event as it is; sending it again cannot help."""
+
+
+class BadEvent(PynomalyError):
+    """A message that is no event of the catalogue; ``reason`` is a word of `EventProblem`."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (type(self), (self.reason, *self.args))
+
+
 class JobFailed(PynomalyError):
     """The job ended without a result; the message names the error's type and says what it said."""
 
@@ -120,6 +143,10 @@ class BrokerUnavailable(Unavailable):
 
 class StoreUnavailable(Unavailable):
     """The database gave no answer in time."""
+
+
+class EventLogUnavailable(Unavailable):
+    """The log of events gave no answer in time; whether it took what was sent is unknown."""
 
 
 class SourceUnavailable(Unavailable):

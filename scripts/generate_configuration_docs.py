@@ -19,7 +19,7 @@ HEAD = """\
 Every setting is an environment variable, `PYNOMALY_<SECTION>__<FIELD>`; what is not set has the default
 below. Lists and maps are JSON. `pynomaly config show` prints what is in force, secrets masked;
 `pynomaly config check` names every field that is wrong. Written by `make docs` from
-`pynomaly_tasks/settings.py`.
+`pynomaly_tasks/settings/`.
 """
 
 

@@ -16,7 +16,7 @@ def is_job_id(text: str) -> bool:
     return _JOB_ID.fullmatch(text) is not None
 
 
-def new_job_id() -> str:
+def new_id() -> str:
     """A UUID version 7 (RFC 9562): unique anywhere, and sorted by creation time to the millisecond."""
     value = int.from_bytes(os.urandom(16), "big")
     milliseconds = time.time_ns() // 1_000_000

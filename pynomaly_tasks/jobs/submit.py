@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import orjson
 
-from pynomaly_tasks.core.ids import is_job_id, new_job_id
+from pynomaly_tasks.core.ids import is_job_id, new_id
 from pynomaly_tasks.core.job import Job, JobState, NewJob
 from pynomaly_tasks.core.retry import RetryPolicy
 from pynomaly_tasks.errors import BrokerUnavailable, InvalidRequest, StoreUnavailable
@@ -113,7 +113,7 @@ class Submitter:
             raise InvalidRequest.of(
                 "kind", f"{submission.kind!r} is unknown; the kinds are {', '.join(sorted(self._kinds))}"
             )
-        job_id = submission.job_id or new_job_id()
+        job_id = submission.job_id or new_id()
         if not is_job_id(job_id):
             raise InvalidRequest.of(
                 "task_id",

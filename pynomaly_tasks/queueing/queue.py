@@ -30,7 +30,7 @@ from pynomaly_tasks.queueing.app import (
 )
 from pynomaly_tasks.queueing.callbacks import give_ids
 from pynomaly_tasks.queueing.failure import failure_of
-from pynomaly_tasks.settings import RedisSettings
+from pynomaly_tasks.settings.engine import RedisSettings
 from pynomaly_tasks.transport.held import held_task_ids
 from pynomaly_tasks.transport.letters import Letter, Letters
 

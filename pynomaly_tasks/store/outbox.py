@@ -7,10 +7,10 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from pynomaly_tasks.core.event import JOB_EVENTS
+from pynomaly_tasks.core.ids import new_id
 from pynomaly_tasks.core.job import Json
 from pynomaly_tasks.store.statements import ADD_EVENT, ADD_EVENTS
-
-JOB_EVENTS = "job_events"
 
 
 def add_job_event(connection: Connection, job_id: str, event: str, payload: Json) -> None:
@@ -21,7 +21,13 @@ def add_job_event(connection: Connection, job_id: str, event: str, payload: Json
 def add_job_events(connection: Connection, payloads: Mapping[str, Json], event: str) -> None:
     """The same event for many jobs, by job id."""
     rows: list[dict[str, Any]] = [
-        {"topic": JOB_EVENTS, "key": job_id, "type": f"job.{event}", "payload": {"job_id": job_id, **payload}}
+        {
+            "event_id": new_id(),
+            "topic": JOB_EVENTS,
+            "key": job_id,
+            "type": f"job.{event}",
+            "payload": {"job_id": job_id, **payload},
+        }
         for job_id, payload in payloads.items()
     ]
     if len(rows) == 1:

@@ -15,7 +15,7 @@ from pynomaly_tasks.store.transitions import Transitions
 
 MIGRATIONS = Path(__file__).with_name("migrations")
 #: The newest revision there. A process that finds it in the database need not load Alembic.
-HEAD = "0001"
+HEAD = "0002"
 
 
 class Store(Submissions, Transitions, Reads, DeadLetters, Retention):

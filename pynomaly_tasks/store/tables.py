@@ -159,6 +159,55 @@ outbox = Table(
     Column("type", String(100), nullable=False),
     Column("payload", _Json, nullable=False),
     Column("created_at", Instant, nullable=False),
+    Column("event_id", String(64), nullable=False),
+    Column("version", Integer, nullable=False, server_default=text("1")),
+    Column("traceparent", String(64)),
+    Column("sent_at", Instant),
+    # Tries to publish it that failed for a reason of its own: it holds back its key until `retry_at`.
+    Column("n_attempts", Integer, nullable=False, server_default=text("0")),
+    Column("retry_at", Instant),
+    Column("last_error", Text),
+    sqlite_autoincrement=True,
+)
+Index(
+    "ix_outbox_unsent",
+    outbox.c.id,
+    postgresql_where=text("sent_at IS NULL"),
+    sqlite_where=text("sent_at IS NULL"),
+)
+Index(
+    "ix_outbox_sent",
+    outbox.c.sent_at,
+    postgresql_where=text("sent_at IS NOT NULL"),
+    sqlite_where=text("sent_at IS NOT NULL"),
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("name", String(100), primary_key=True),
+    Column("holder", String(255), nullable=False),
+    Column("until_at", Instant, nullable=False),
+)
+
+inbox = Table(
+    "inbox",
+    metadata,
+    Column("consumer_group", String(100), primary_key=True),
+    Column("event_id", String(255), primary_key=True),
+    Column("applied_at", Instant, nullable=False, index=True),
+)
+
+audit_log = Table(
+    "audit_log",
+    metadata,
+    Column("id", _Serial, primary_key=True, autoincrement=True),
+    Column("event_id", String(255), nullable=False, unique=True),
+    Column("type", String(100), nullable=False),
+    Column("actor", String(255), nullable=False),
+    Column("subject", String(255), nullable=False, index=True),
+    Column("occurred_at", Instant, nullable=False, index=True),
+    Column("data", _Json, nullable=False),
     sqlite_autoincrement=True,
 )
 

@@ -12,7 +12,8 @@ import pytest
 
 from pynomaly_tasks.embedded.stack import EmbeddedStack
 from pynomaly_tasks.errors import Conflict
-from pynomaly_tasks.settings import DataSettings, Settings
+from pynomaly_tasks.settings import Settings
+from pynomaly_tasks.settings.engine import DataSettings
 from support.command_line import PYNOMALY
 from support.processes import Program, Programs
 from support.waiting import wait_until

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import func, select
 
-from pynomaly_tasks.core.ids import new_job_id
+from pynomaly_tasks.core.ids import new_id
 from pynomaly_tasks.core.job import AttemptOutcome, Job, JobError, JobState, NewJob
 from pynomaly_tasks.store.store import Store
 from pynomaly_tasks.store.tables import outbox, results
@@ -26,7 +26,7 @@ FAILURE = Settlement(state=JobState.FAILED, outcome=AttemptOutcome.FAILED, error
 
 def new_job(**what: Any) -> NewJob:
     """A job that is due, unless told otherwise."""
-    return NewJob(**{"id": new_job_id(), "kind": "act", "queue": "default", "request": {"n": 1}, **what})
+    return NewJob(**{"id": new_id(), "kind": "act", "queue": "default", "request": {"n": 1}, **what})
 
 
 def add(store: Store, **what: Any) -> Job:

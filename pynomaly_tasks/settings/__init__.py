@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     DotEnvSettingsSource,
@@ -19,162 +19,24 @@ from pydantic_settings import (
 )
 
 from pynomaly_tasks.errors import FieldProblem, InvalidSettings
+from pynomaly_tasks.settings.engine import (
+    DataSettings,
+    JobSettings,
+    RedisSettings,
+    StoreSettings,
+    WorkerSettings,
+)
+from pynomaly_tasks.settings.events import (
+    AlertSettings,
+    EventSettings,
+    KafkaSettings,
+    MetricsSettings,
+    OutboxSettings,
+    WebhookSettings,
+)
+from pynomaly_tasks.settings.faces import LiveSettings, LogSettings, NotificationSettings, WebSettings
 
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 EMBEDDED_ENV_FILE = "embedded.env"  #: written by `pynomaly up`, so that every other process finds it
-
-
-class Section(BaseModel):
-    """A group of settings for one neighbour."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class RedisSettings(Section):
-    """Celery's broker and results, and the live streams."""
-
-    url: SecretStr = Field(
-        SecretStr("redis://127.0.0.1:6379"),
-        description="Server without a database number: broker, results and streams are databases 1, 2 and 3 on it. "
-        "Over TLS `rediss://host?ssl_ca_certs=/path`; its certificate is checked.",
-    )
-    broker_url: SecretStr | None = Field(None, description="Broker, where it is a server of its own.")
-    results_url: SecretStr | None = Field(
-        None, description="Results, where they are on a server of their own."
-    )
-    streams_url: SecretStr | None = Field(
-        None, description="Streams, where they are on a server of their own."
-    )
-    socket_timeout_s: Seconds = Field(10.0, description="An unanswered command fails after this long.")
-    connect_timeout_s: Seconds = Field(2.0, description="A connection that is not made by then fails.")
-
-    def broker(self) -> str:
-        """URL of the broker database."""
-        return self._database(self.broker_url, 1)
-
-    def results(self) -> str:
-        """URL of the result database."""
-        return self._database(self.results_url, 2)
-
-    def streams(self) -> str:
-        """URL of the stream database."""
-        return self._database(self.streams_url, 3)
-
-    def _database(self, own: SecretStr | None, number: int) -> str:
-        if own is not None:
-            return own.get_secret_value()
-        server, mark, options = self.url.get_secret_value().partition("?")
-        return f"{server.rstrip('/')}/{number}{mark}{options}"
-
-
-class StoreSettings(Section):
-    """The database that holds the jobs."""
-
-    url: SecretStr | None = Field(
-        None,
-        description="SQLAlchemy URL, sqlite:// or postgresql+psycopg://. Unset: SQLite in the data directory.",
-    )
-    pool_size: int = Field(4, ge=1, le=100, description="PostgreSQL connections a process keeps.")
-
-
-class DataSettings(Section):
-    """Files: what jobs read and what they leave."""
-
-    directory: Path = Field(Path(".pynomaly"), description="Everything the embedded platform keeps.")
-    roots: tuple[Path, ...] = Field(
-        (),
-        description="Directories that datasets may be read from, beside the data directory's uploads. JSON list.",
-    )
-    artifacts_url: str | None = Field(
-        None,
-        description="Where results are kept: a directory or s3://bucket/prefix. Unset: in the data directory.",
-    )
-    max_upload_mb: int = Field(1024, ge=1, le=1_048_576, description="Largest upload, in MiB.")
-    max_columns: int = Field(2_000, ge=1, le=100_000, description="Widest dataset.")
-    max_rows: int = Field(1_000_000_000, ge=1, description="Longest dataset.")
-    memory_limit_mb: int = Field(
-        1_024, ge=64, description="What duckdb may use, in MiB; past it, it spills to disk."
-    )
-    sample_rows: int = Field(
-        50_000, ge=100, description="Rows of the seeded sample that detectors are fitted on."
-    )
-    keep_results_days: float = Field(
-        30.0, gt=0, description="`cleanup` removes ended jobs and their files after this."
-    )
-
-
-class JobSettings(Section):
-    """The job engine's promises, in seconds."""
-
-    lease_s: Seconds = Field(
-        20.0, description="A job whose worker was not heard of for this long is queued again."
-    )
-    heartbeats_per_lease: int = Field(4, ge=2, le=20, description="Renewals within one lease.")
-    rescue_every_s: Seconds = Field(
-        2.0, description="How often expired leases and lost messages are looked for."
-    )
-    lost_message_after_s: Seconds = Field(
-        10.0,
-        description="A queued job that is in no queue this long after it was published is published again.",
-    )
-    promote_every_s: Seconds = Field(0.5, description="How often waiting jobs that are due are queued.")
-    cancel_grace_s: Seconds = Field(
-        0.7, description="A cancelled job that has not stopped by itself is killed after this."
-    )
-    cancel_poll_s: Seconds = Field(
-        0.3,
-        description="How often a worker looks for cancelled jobs among its own by itself; the broker tells it at once.",
-    )
-    time_limit_s: Seconds = Field(3_600.0, description="Of one attempt, unless the job names another.")
-    max_time_limit_s: Seconds = Field(4 * 3_600.0, description="The longest limit a job may name.")
-    max_lost_attempts: int = Field(
-        3, ge=1, le=20, description="A job that killed its worker this often is a dead letter."
-    )
-    progress_every_s: Seconds = Field(0.5, description="Progress is written at most this often.")
-    max_request_kb: int = Field(1_024, ge=1, le=16_384, description="Largest request, in KiB of JSON.")
-
-
-class WorkerSettings(Section):
-    """Celery worker processes."""
-
-    cpu_concurrency: int = Field(2, ge=1, le=256, description="Child processes of a worker for CPU work.")
-    io_concurrency: int = Field(
-        8, ge=1, le=512, description="Threads of a worker for reports and notifications."
-    )
-    max_tasks_per_child: int = Field(
-        500, ge=1, description="A child process is replaced after this many tasks."
-    )
-    run_maintenance: bool = Field(
-        True,
-        description="Workers of the default queue promote and rescue, so that an installation without beat is safe.",
-    )
-
-
-class WebSettings(Section):
-    """The web page and its JSON interface."""
-
-    host: str = Field(
-        "127.0.0.1", description="Address to listen on. Anything but loopback needs an API key."
-    )
-    port: int = Field(8080, ge=0, le=65_535, description="Port to listen on; 0 takes a free one.")
-    api_key: SecretStr | None = Field(None, description="Asked for in X-API-Key or as a bearer token.")
-
-
-class NotificationSettings(Section):
-    """Channels that send_notification may name."""
-
-    channels: dict[str, SecretStr] = Field(
-        default_factory=dict,
-        description='Name to Apprise URL, as JSON: {"ops": "mailto://..."}. The channel "log" is always there.',
-    )
-    timeout_s: Seconds = Field(15.0, description="One delivery.")
-
-
-class LogSettings(Section):
-    """Logs of the platform's own processes."""
-
-    level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severity written.")
-    format: Literal["console", "json"] = Field("console", description="For people, or for a log collector.")
 
 
 def _check_port(field: str, url: SecretStr) -> None:
@@ -222,7 +84,14 @@ class Settings(BaseSettings):
     workers: WorkerSettings = Field(default_factory=WorkerSettings)
     web: WebSettings = Field(default_factory=WebSettings)
     notifications: NotificationSettings = Field(default_factory=NotificationSettings)
+    live: LiveSettings = Field(default_factory=LiveSettings)
     log: LogSettings = Field(default_factory=LogSettings)
+    events: EventSettings = Field(default_factory=EventSettings)
+    kafka: KafkaSettings = Field(default_factory=KafkaSettings)
+    outbox: OutboxSettings = Field(default_factory=OutboxSettings)
+    alerts: AlertSettings = Field(default_factory=AlertSettings)
+    webhooks: WebhookSettings = Field(default_factory=WebhookSettings)
+    metrics: MetricsSettings = Field(default_factory=MetricsSettings)
 
     @classmethod
     def settings_customise_sources(
@@ -265,6 +134,22 @@ class Settings(BaseSettings):
                         "server, or the address that a managed Redis keeps over its failovers)"
                     )
                 _check_port(f"redis.{name}", secret)
+        sasl = self.kafka.security_protocol.startswith("SASL_")
+        if sasl and (self.kafka.sasl_username is None or self.kafka.sasl_password is None):
+            raise ValueError(
+                f"kafka.security_protocol is {self.kafka.security_protocol}, so kafka.sasl_username and "
+                "kafka.sasl_password must be set"
+            )
+        if self.outbox.lease_s <= self.kafka.timeout_s / 2:
+            raise ValueError(
+                f"outbox.lease_s ({self.outbox.lease_s:g}) must be longer than half of kafka.timeout_s "
+                f"({self.kafka.timeout_s:g})"
+            )
+        unknown = sorted(set(self.alerts.channels) - set(self.notifications.channels) - {"log"})
+        if unknown:
+            raise ValueError(
+                f"alerts.channels names {', '.join(unknown)}, which notifications.channels does not define"
+            )
         if self.store.url is not None:
             _check_port("store.url", self.store.url)
             scheme = urlsplit(self.store.url.get_secret_value()).scheme

@@ -1,0 +1,1 @@
+"""What the platform itself does about events: one module a consumer group."""
