@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from pynomaly_tasks.embedded.redis_server import RedisServer
+from support.kafka import KafkaCluster, KafkaNode
 from support.processes import Programs
 from support.servers import PostgresCluster
 from support.tcp_proxy import TcpProxy
@@ -79,6 +80,36 @@ def module_postgres_url(postgres_cluster: PostgresCluster) -> Iterator[str]:
     url = postgres_cluster.new_database()
     yield url
     postgres_cluster.drop_database(url)
+
+
+@pytest.fixture(scope="session")
+def kafka() -> Iterator[KafkaNode]:
+    """One Apache Kafka for all tests of this process: `new_topic` and `unique_name` keep them apart."""
+    node = KafkaNode()
+    try:
+        yield node.start()
+    finally:
+        node.close()
+
+
+@pytest.fixture
+def own_kafka() -> Iterator[KafkaNode]:
+    """An Apache Kafka for one test alone, to kill, pause or restart."""
+    node = KafkaNode()
+    try:
+        yield node.start()
+    finally:
+        node.close()
+
+
+@pytest.fixture
+def kafka_cluster() -> Iterator[KafkaCluster]:
+    """Three nodes of Apache Kafka for one test alone: topics have three replicas."""
+    cluster = KafkaCluster()
+    try:
+        yield cluster.start()
+    finally:
+        cluster.close()
 
 
 @pytest.fixture
