@@ -73,10 +73,14 @@ class Consumer(Protocol):
     async def start(self, assignment: Assignment) -> None:
         """Join the group. Raises EventLogUnavailable."""
 
-    async def poll(self, max_records: int, timeout_s: float) -> Mapping[Partition, Sequence[StoredRecord]]:
+    async def poll(
+        self, max_records: int, timeout_s: float, *, paused: Collection[Partition] = ()
+    ) -> Mapping[Partition, Sequence[StoredRecord]]:
         """The next records of this member's partitions, each partition's in order.
 
-        Empty when nothing came within the time. Raises EventLogUnavailable.
+        Of ``paused`` partitions none are handed out: what was read of them before is still being
+        applied. Empty when nothing came within the time, which is waited for also when all are
+        paused. Raises EventLogUnavailable.
         """
 
     async def commit(self, offsets: Mapping[Partition, int]) -> None:
@@ -99,3 +103,6 @@ class Reader(Protocol):
         self, topic: str, *, since: datetime | int | None, until: datetime | None, max_records: int
     ) -> Sequence[StoredRecord]:
         """Records from an offset or a time on, of every partition, until now at the latest."""
+
+    async def lag(self, group: str, topics: Collection[str]) -> Mapping[Partition, int]:
+        """Records of each partition that a group has still to apply; all of them where it never committed."""
