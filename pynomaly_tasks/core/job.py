@@ -75,6 +75,7 @@ class DeadReason(StrEnum):
     UNREADABLE = "unreadable"
     UNKNOWN_TASK = "unknown_task"
     DEADLINE_PASSED = "deadline_passed"
+    EVENT_REFUSED = "event_refused"  #: the log of events will never take it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from pynomaly_tasks.store.database import Database
 from pynomaly_tasks.store.dead_letters import DeadLetters
 from pynomaly_tasks.store.deliveries import Deliveries
 from pynomaly_tasks.store.reads import Reads
+from pynomaly_tasks.store.relaying import Relaying
 from pynomaly_tasks.store.retention import Retention
 from pynomaly_tasks.store.submissions import Submissions
 from pynomaly_tasks.store.transitions import Transitions
@@ -18,7 +19,7 @@ MIGRATIONS = Path(__file__).with_name("migrations")
 HEAD = "0002"
 
 
-class Store(Submissions, Transitions, Reads, DeadLetters, Retention):
+class Store(Submissions, Transitions, Reads, DeadLetters, Retention, Relaying):
     """Everything that is known about jobs."""
 
     def __init__(self, url: str, pool_size: int = 4) -> None:

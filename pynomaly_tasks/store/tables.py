@@ -182,12 +182,23 @@ Index(
     sqlite_where=text("sent_at IS NOT NULL"),
 )
 
+_is_held_back = text("sent_at IS NULL AND retry_at IS NOT NULL")
+Index(
+    "ix_outbox_held_back",
+    outbox.c.topic,
+    outbox.c.key,
+    postgresql_where=_is_held_back,
+    sqlite_where=_is_held_back,
+)
+
 leases = Table(
     "leases",
     metadata,
     Column("name", String(100), primary_key=True),
     Column("holder", String(255), nullable=False),
     Column("until_at", Instant, nullable=False),
+    # Why the holder cannot do its work just now; people look it up here.
+    Column("last_error", Text),
 )
 
 inbox = Table(

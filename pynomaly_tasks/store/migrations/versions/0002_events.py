@@ -20,6 +20,10 @@ _UNSENT: dict[str, Any] = {
     "postgresql_where": sa.text("sent_at IS NULL"),
     "sqlite_where": sa.text("sent_at IS NULL"),
 }
+_HELD_BACK: dict[str, Any] = {
+    "postgresql_where": sa.text("sent_at IS NULL AND retry_at IS NOT NULL"),
+    "sqlite_where": sa.text("sent_at IS NULL AND retry_at IS NOT NULL"),
+}
 
 
 def upgrade() -> None:
@@ -40,11 +44,13 @@ def upgrade() -> None:
         outbox.alter_column("event_id", existing_type=sa.String(64), nullable=False)
     op.create_index("ix_outbox_unsent", "outbox", ["id"], **_UNSENT)
     op.create_index("ix_outbox_sent", "outbox", ["sent_at"], **_SENT)
+    op.create_index("ix_outbox_held_back", "outbox", ["topic", "key"], **_HELD_BACK)
     op.create_table(
         "leases",
         sa.Column("name", sa.String(100), nullable=False),
         sa.Column("holder", sa.String(255), nullable=False),
         sa.Column("until_at", sa.Double(), nullable=False),
+        sa.Column("last_error", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_leases")),
     )
     op.create_table(
@@ -78,6 +84,7 @@ def downgrade() -> None:
     """Drop them."""
     for table in ("audit_log", "inbox", "leases"):
         op.drop_table(table)
+    op.drop_index("ix_outbox_held_back", "outbox")
     op.drop_index("ix_outbox_sent", "outbox")
     op.drop_index("ix_outbox_unsent", "outbox")
     with op.batch_alter_table("outbox") as outbox:
