@@ -11,9 +11,11 @@ from typing import Any
 
 from celery.app import amqp as celery_amqp
 from kombu import messaging, pools
+from kombu.connection import is_connection
 from kombu.entity import maybe_delivery_mode
 from kombu.exceptions import EncodeError
 from kombu.serialization import registry
+from kombu.utils.functional import ChannelPromise
 from kombu.utils.json import dumps as kombu_dumps
 from kombu.utils.json import loads as kombu_loads
 
@@ -33,6 +35,16 @@ class Producer(messaging.Producer):  # type: ignore[misc]  # kombu has no types
     goes kombu's way, which declares and retries as the policy says; the transport sees that it is the
     same publish.
     """
+
+    def revive(self, channel: Any) -> None:
+        """Use this connection or channel from now on; its pool calls it for each task that is sent."""
+        if self.exchange.name or not is_connection(channel):
+            super().revive(channel)
+            return
+        # kombu copies the exchange and binds the copy. The one without a name needs no channel: it is
+        # never declared.
+        self.__connection__ = channel
+        self._channel = ChannelPromise(lambda: channel.default_channel)
 
     def publish(self, body: Any, routing_key: str | None = None, *args: Any, **options: Any) -> Any:
         """Publish; as kombu's."""

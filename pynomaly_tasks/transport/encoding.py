@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from math import isfinite
-from types import NoneType
+import marshal
+import re
 from typing import Any
 
 import orjson
 from kombu.utils.json import JSONEncoder
 from kombu.utils.json import loads as kombu_loads
 
+_CONTAINERS = frozenset({dict, list, tuple})
+
 #: What kombu's `dumps` makes on each call.
 _kombu_encode = JSONEncoder().encode
 
-_SCALARS = frozenset({str, int, bool, NoneType})
-_CONTAINERS = frozenset({dict, list, tuple})
-_KNOWN = _SCALARS | _CONTAINERS | {float}
-#: Containers that are looked into; kombu's encoder, which also finds circles, takes what has more.
-_MAX_CONTAINERS = 100_000
+#: Of what `is_plain` lets through, orjson refuses what it would write otherwise than kombu.
+_STRICT = orjson.OPT_PASSTHROUGH_SUBCLASS | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
 
 
 def encode(value: Any) -> str | bytes:
@@ -28,11 +27,34 @@ def encode(value: Any) -> str | bytes:
     """
     if is_plain(value):
         try:
-            return orjson.dumps(value)
+            return orjson.dumps(value, option=_STRICT)
         except orjson.JSONEncodeError:
-            pass  # a number past 64 bits, a key that is no string, half a surrogate pair
+            pass  # bytes, a number past 64 bits, a key that is no string, half a surrogate pair
     encoded: str = _kombu_encode(value)
     return encoded
+
+
+#: A float that is not finite, as marshal writes it: a letter, then eight bytes, the lowest first.
+_NOT_FINITE = re.compile(rb"g.{6}[\xf0-\xff][\x7f\xff]", re.DOTALL)
+
+
+def is_plain(value: Any) -> bool:
+    """Whether orjson and kombu mean the same by it, or orjson refuses it.
+
+    marshal looks through it, in a fifth of the time that Python code takes: it refuses every class that
+    is not Python's own, subclasses too. Then only the floats have to be looked at. What it writes is used for
+    nothing else; bytes that only look like NaN, in a text, send the value kombu's way.
+    """
+    try:
+        flat = marshal.dumps(value, _MARSHAL_VERSION)
+    except ValueError:  # another class, or nested too deep, as what contains itself is
+        return False
+    # Few values have one of these bytes, and finding out takes next to nothing.
+    return not ((b"\x7f" in flat or b"\xff" in flat) and _NOT_FINITE.search(flat))
+
+
+#: Writes floats as eight bytes, and an object that is met twice twice.
+_MARSHAL_VERSION = 2
 
 
 #: orjson reads integers past 64 bits as floats; those have 19 digits or more.
@@ -48,24 +70,6 @@ def decode(data: Any) -> Any:
         except orjson.JSONDecodeError:
             pass  # perhaps NaN, which kombu takes
     return kombu_loads(data)
-
-
-def is_plain(value: Any) -> bool:
-    """Whether orjson and kombu mean the same by it, or orjson refuses it."""
-    found: list[Any] = [(value,)]
-    for container in found:
-        values = container.values() if type(container) is dict else container
-        types = set(map(type, values))
-        if types <= _SCALARS or (types == {float} and isfinite(sum(values))):
-            continue
-        if types - _KNOWN:
-            return False
-        if float in types and not isfinite(sum(each for each in values if type(each) is float)):
-            return False
-        found += [each for each in values if type(each) in _CONTAINERS]
-        if len(found) > _MAX_CONTAINERS:
-            return False
-    return True
 
 
 def short_repr(value: Any, limit: int, max_levels: int) -> str:
