@@ -1,0 +1,141 @@
+"""How to reach Kafka, and why it could not be reached."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from aiokafka.conn import collect_hosts, create_conn
+from aiokafka.errors import (
+    AuthenticationFailedError,
+    AuthenticationMethodNotSupported,
+    IllegalSaslStateError,
+    KafkaConnectionError,
+    KafkaError,
+    SaslAuthenticationFailed,
+    UnsupportedSaslMechanismError,
+)
+from aiokafka.helpers import create_ssl_context
+from aiokafka.protocol.metadata import MetadataRequest
+
+from pynomaly_tasks.errors import EventLogUnavailable, InvalidSettings
+
+_PROBE_TIMEOUT_S = 3.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KafkaConnection:
+    """Address, protocol and credentials; the settings' section `kafka`."""
+
+    bootstrap_servers: str  #: host:port, comma separated
+    security_protocol: str = "PLAINTEXT"  #: SSL, SASL_PLAINTEXT or SASL_SSL
+    sasl_mechanism: str = "PLAIN"  #: SCRAM-SHA-256 or SCRAM-SHA-512
+    sasl_username: str | None = None
+    sasl_password: str | None = field(default=None, repr=False)
+    ssl_ca_file: Path | None = None  #: None: the authorities that the system trusts
+
+    @property
+    def uses_sasl(self) -> bool:
+        """Whether Kafka is told a name and a password."""
+        return self.security_protocol.startswith("SASL_")
+
+    @property
+    def uses_tls(self) -> bool:
+        """Whether the connection is encrypted, and Kafka shows a certificate."""
+        return self.security_protocol.endswith("SSL")
+
+    def client_options(self) -> dict[str, Any]:
+        """Arguments that every client of aiokafka takes. Raises InvalidSettings."""
+        return {"bootstrap_servers": self.bootstrap_servers, **self._connection_options()}
+
+    def _connection_options(self) -> dict[str, Any]:
+        options: dict[str, Any] = {"security_protocol": self.security_protocol}
+        if self.uses_tls:
+            options["ssl_context"] = self._ssl_context()
+        if self.uses_sasl:
+            if self.sasl_username is None or self.sasl_password is None:
+                missing = "sasl_username" if self.sasl_username is None else "sasl_password"
+                raise InvalidSettings.of(f"kafka.{missing}", f"needed with {self.security_protocol}")
+            options |= {
+                "sasl_mechanism": self.sasl_mechanism,
+                "sasl_plain_username": self.sasl_username,
+                "sasl_plain_password": self.sasl_password,
+            }
+        return options
+
+    def _ssl_context(self) -> ssl.SSLContext:
+        try:
+            context: ssl.SSLContext = create_ssl_context(cafile=self.ssl_ca_file)
+        except (OSError, ssl.SSLError) as error:
+            raise InvalidSettings.of(
+                "kafka.ssl_ca_file", f"{self.ssl_ca_file} holds no certificates that can be read: {error}"
+            ) from error
+        return context
+
+    async def explain(self, error: BaseException, timeout_s: float) -> EventLogUnavailable:
+        """The error that says why nothing could be done: aiokafka only logs the reason.
+
+        Asks each bootstrap server once, within the time and three seconds.
+        """
+        timeout_s = min(timeout_s, _PROBE_TIMEOUT_S)
+        reasons = []
+        try:
+            async with asyncio.timeout(timeout_s):
+                for host, port, _ in collect_hosts(self.bootstrap_servers, randomize=False):
+                    if (reason := await self._probe(host, port)) is None:
+                        break
+                    reasons.append(f"{host}:{port} {reason}")
+                else:
+                    return EventLogUnavailable(f"Kafka gave no answer: {'; '.join(reasons)}")
+        except TimeoutError:
+            reasons.append(f"no answer within {timeout_s:g} s")
+            return EventLogUnavailable(
+                f"Kafka ({self.bootstrap_servers}) gave no answer: {'; '.join(reasons)}"
+            )
+        return EventLogUnavailable(
+            f"Kafka ({self.bootstrap_servers}) gave no answer in time: {describe(error)}"
+        )
+
+    async def _probe(self, host: str, port: int) -> str | None:
+        """What is wrong with one server; None where it answers and lets us in."""
+        try:
+            connection = await create_conn(
+                host, port, request_timeout_ms=int(_PROBE_TIMEOUT_S * 900), **self._connection_options()
+            )
+            try:
+                # A listener that wants a login answers only the question for its versions without.
+                await connection.send(MetadataRequest([]))
+            finally:
+                connection.close()
+        except (SaslAuthenticationFailed, AuthenticationFailedError):
+            return "refused the login: see kafka.sasl_username, kafka.sasl_password and kafka.sasl_mechanism"
+        except (UnsupportedSaslMechanismError, AuthenticationMethodNotSupported):
+            return f"knows no {self.sasl_mechanism}: see kafka.sasl_mechanism"
+        except IllegalSaslStateError:
+            return f"wants no login: see kafka.security_protocol, which is {self.security_protocol}"
+        except ssl.SSLCertVerificationError as error:
+            return f"shows a certificate that is not trusted ({error.verify_message}): see kafka.ssl_ca_file"
+        except ssl.SSLError as error:
+            return f"speaks no TLS ({error.reason or error}): see kafka.security_protocol"
+        except socket.gaierror as error:
+            return f"cannot be resolved ({error.strerror}): see kafka.bootstrap_servers"
+        except ConnectionRefusedError:
+            return "is closed: is Kafka running there? see kafka.bootstrap_servers"
+        except (TimeoutError, KafkaConnectionError) as error:
+            return (
+                f"does not answer ({describe(error)}); see kafka.security_protocol, {self.security_protocol}"
+            )
+        except (OSError, KafkaError) as error:
+            return describe(error)
+        return None
+
+
+def describe(error: BaseException) -> str:
+    """One line: what went wrong, in the client's words."""
+    if isinstance(error, TimeoutError):
+        return "out of time"
+    return " ".join(str(error).split()) or type(error).__name__
