@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import http.client
 import os
 import re
 import shutil
@@ -27,10 +28,10 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 SCRIPTS = Path(__file__).resolve().parent
 LOCK = SCRIPTS / "kafka_jars.lock"
@@ -38,6 +39,9 @@ REPOSITORY = "https://repo.maven.apache.org/maven2/"
 OLDEST_JAVA = 17
 # Kafka logs through slf4j; its own distribution adds a binding of log4j with files of settings.
 BINDING = "slf4j-simple"
+
+# Any will do; a test's node uses the same.
+CLUSTER_ID = "MkU3OEVBNTcwNTJENDM2Qg"
 
 N_DOWNLOADS = 8
 TRY_AGAIN_AFTER_S = (1.0, 3.0, 9.0, 20.0)
@@ -127,10 +131,9 @@ def download(path: str, digest: str, target: Path, context: ssl.SSLContext) -> i
             if (found := hashlib.sha256(content).hexdigest()) != digest:
                 raise OSError(f"its SHA-256 is {found}, {LOCK.name} says {digest}")
             break
-        except (OSError, urllib.error.URLError) as error:
+        except (OSError, http.client.HTTPException) as error:
             if pause_s is None:
                 raise SystemExit(f"{REPOSITORY}{path} could not be had: {error}") from error
-            say(f"{path}: {error}; again in {pause_s:g} s")
             time.sleep(pause_s)
     write(target, content)
     return len(content)
@@ -191,27 +194,19 @@ def prepare(java: Path, home: Path) -> None:
         )
         with (scratch / "log").open("wb") as log:
             output = {"stdout": log, "stderr": subprocess.STDOUT}
-            subprocess.run(
-                [java, *options, "kafka.tools.StorageTool", "format", "-t", "MkU3OEVBNTcwNTJENDM2Qg", "-c",
-                 properties], check=True, **output,
-            )  # fmt: skip
-            (checkpoint,) = (scratch / "data" / "__cluster_metadata-0").glob("*.checkpoint")
-            formatted = checkpoint.read_bytes()
             archive = scratch / "classes.jsa"
-            node = subprocess.Popen(
-                [java, *options, f"-XX:ArchiveClassesAtExit={archive}", "kafka.Kafka", properties], **output
-            )
             try:
-                wait_for_port(broker, node)
-                node.send_signal(signal.SIGTERM)
-                node.wait(START_TIMEOUT_S)
-            except (OSError, subprocess.TimeoutExpired) as error:
-                raise SystemExit(
-                    f"Apache Kafka did not start: {error}\n{(scratch / 'log').read_text()}"
-                ) from error
-            finally:
-                node.kill()
-                node.wait()
+                subprocess.run(
+                    [java, *options, "kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", properties],
+                    check=True, **output,
+                )  # fmt: skip
+                (checkpoint,) = (scratch / "data" / "__cluster_metadata-0").glob("*.checkpoint")
+                formatted = checkpoint.read_bytes()
+                run_once([java, *options, f"-XX:ArchiveClassesAtExit={archive}", "kafka.Kafka", properties],
+                         broker, output)  # fmt: skip
+            except (OSError, subprocess.SubprocessError) as error:
+                told = (scratch / "log").read_text()[-4_000:]
+                raise SystemExit(f"Apache Kafka did not start with {java}: {error}\n{told}") from error
         archive.replace(home / "classes.jsa")
         write(home / "bootstrap.checkpoint", formatted)
     arguments = [*options, f"-XX:SharedArchiveFile={home / 'classes.jsa'}", "-Xshare:auto"]
@@ -220,6 +215,18 @@ def prepare(java: Path, home: Path) -> None:
     link = home / f"java.{os.getpid()}"
     link.symlink_to(java)
     link.replace(home / "java")
+
+
+def run_once(command: list[str | Path], port: int, output: dict[str, Any]) -> None:
+    """Start a node, and stop it as soon as it takes connections."""
+    node = subprocess.Popen(command, **output)
+    try:
+        wait_for_port(port, node)
+        node.send_signal(signal.SIGTERM)
+        node.wait(START_TIMEOUT_S)
+    finally:
+        node.kill()
+        node.wait()
 
 
 def wait_for_port(port: int, node: subprocess.Popen[bytes]) -> None:
