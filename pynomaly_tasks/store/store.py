@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from pynomaly_tasks.errors import InvalidSettings
+from pynomaly_tasks.store.audit import AuditLog
 from pynomaly_tasks.store.database import Database
 from pynomaly_tasks.store.dead_letters import DeadLetters
 from pynomaly_tasks.store.deliveries import Deliveries
+from pynomaly_tasks.store.inbox import Inbox
 from pynomaly_tasks.store.reads import Reads
 from pynomaly_tasks.store.relaying import Relaying
 from pynomaly_tasks.store.retention import Retention
@@ -25,6 +27,8 @@ class Store(Submissions, Transitions, Reads, DeadLetters, Retention, Relaying):
     def __init__(self, url: str, pool_size: int = 4) -> None:
         self._db = Database(url, pool_size)
         self.deliveries = Deliveries(self._db)
+        self.inbox = Inbox(self._db)
+        self.audit = AuditLog(self._db)
 
     def migrate(self) -> None:
         """Bring the tables to this version; safe to run from many processes at once."""
