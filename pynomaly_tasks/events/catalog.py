@@ -8,26 +8,57 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from pynomaly_tasks.core.audit_events import (
+    DatasetUploaded,
+    DeadLetterDiscarded,
+    DeadLetterReplayed,
+    JobCancelRequested,
+    JobReplayed,
+)
 from pynomaly_tasks.core.event_data import EventData
 from pynomaly_tasks.core.job_events import (
     JobCancelled,
     JobCompleted,
     JobDeadLettered,
     JobFailed,
+    JobQueued,
     JobRetrying,
     JobStarted,
     JobSubmitted,
+)
+from pynomaly_tasks.core.model_events import DriftDetected, ModelTrained
+from pynomaly_tasks.core.system_events import SystemHealth
+from pynomaly_tasks.core.work_events import (
+    AnomalyDetected,
+    DatasetProfiled,
+    NotificationFailed,
+    NotificationSent,
+    ReportReady,
 )
 
 #: Ours, in the order in which they are shown.
 TYPES: tuple[type[EventData], ...] = (
     JobSubmitted,
+    JobQueued,
     JobStarted,
     JobRetrying,
     JobCompleted,
     JobFailed,
     JobCancelled,
     JobDeadLettered,
+    AnomalyDetected,
+    DatasetProfiled,
+    DriftDetected,
+    ModelTrained,
+    ReportReady,
+    NotificationSent,
+    NotificationFailed,
+    SystemHealth,
+    JobCancelRequested,
+    JobReplayed,
+    DeadLetterDiscarded,
+    DeadLetterReplayed,
+    DatasetUploaded,
 )
 
 
