@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from pynomaly_tasks.errors import EventLogUnavailable, EventRefused, PynomalyError
-from pynomaly_tasks.events.partitioning import partition_of
+from pynomaly_tasks.events.kafka.partitioning import key_hash
 from pynomaly_tasks.events.ports import Partition, Record
 from pynomaly_tasks.events.redis_streams import keys
 from pynomaly_tasks.events.redis_streams.connection import Argument, Connection, load
@@ -111,7 +111,7 @@ class RedisProducer:
         n_partitions = self._topics[record.topic]
         if record.key is None:
             return Partition(record.topic, random.randrange(n_partitions))
-        return Partition(record.topic, partition_of(record.key, n_partitions))
+        return Partition(record.topic, key_hash(record.key) % n_partitions)
 
     async def _trim_when_due(self, end: float) -> None:
         """Remove what may go; also when an append failed, as a full server takes it."""
