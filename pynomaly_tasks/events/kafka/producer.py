@@ -24,13 +24,12 @@ from aiokafka.errors import (
 from pynomaly_tasks.errors import EventLogUnavailable, EventRefused, PynomalyError
 from pynomaly_tasks.events.kafka.client import InvalidRecord, ProducerClient
 from pynomaly_tasks.events.kafka.connection import KafkaConnection, describe
+from pynomaly_tasks.events.kafka.metadata import NEW_TOPIC_WAIT_S
 from pynomaly_tasks.events.kafka.partitioning import key_hash
 from pynomaly_tasks.events.ports import Partition, Record
 
 #: Before compression. Kafka takes 1 MiB in one batch unless told otherwise.
 MAX_BATCH_BYTES = 900_000
-#: A topic that was created a moment ago is not known to every broker yet.
-NEW_TOPIC_WAIT_S = 3.0
 #: A topic that was missing is waited for again after this; until then it is only asked for.
 _MISSING_TOPIC_S = 30.0
 _RETRY_BACKOFF_MS = 100
