@@ -16,6 +16,8 @@ from pynomaly_tasks.queueing.app import build_app
 
 if TYPE_CHECKING:
     from pynomaly_tasks.datasets.opener import DatasetOpener
+    from pynomaly_tasks.events.wake import OutboxBell
+    from pynomaly_tasks.jobs.announce import Announcer
     from pynomaly_tasks.jobs.controls import Controls
     from pynomaly_tasks.jobs.rescue import Rescuer
     from pynomaly_tasks.jobs.run import Runner
@@ -96,6 +98,20 @@ class Platform:
         return CeleryQueue(celery, self.settings.redis, lease_s=self.settings.jobs.lease_s)
 
     @cached_property
+    def bell(self) -> OutboxBell:
+        """Wakes the relay that publishes events."""
+        from pynomaly_tasks.events.wake import OutboxBell
+
+        return OutboxBell(self.settings.redis.streams())
+
+    @cached_property
+    def announcer(self) -> Announcer:
+        """Tells of a job's change: who watches, and the relay of its events."""
+        from pynomaly_tasks.jobs.announce import Announcer
+
+        return Announcer(self.updates, self.bell)
+
+    @cached_property
     def updates(self) -> StreamPublisher:
         """The live stream."""
         from pynomaly_tasks.realtime.publisher import StreamPublisher
@@ -133,7 +149,7 @@ class Platform:
         return Submitter(
             self.store,
             self.queue,
-            self.updates,
+            self.announcer,
             self.kinds,
             self.datasets,
             max_request_bytes=self.settings.jobs.max_request_kb * 1_024,
@@ -145,7 +161,7 @@ class Platform:
         """Cancels and replays jobs."""
         from pynomaly_tasks.jobs.controls import Controls
 
-        return Controls(self.store, self.submitter, self.updates)
+        return Controls(self.store, self.submitter, self.announcer)
 
     @cached_property
     def rescuer(self) -> Rescuer:
@@ -156,7 +172,7 @@ class Platform:
             self.store,
             self.queue,
             self.submitter,
-            self.updates,
+            self.announcer,
             max_lost_attempts=self.settings.jobs.max_lost_attempts,
             lost_message_after_s=self.settings.jobs.lost_message_after_s,
             lease_s=self.settings.jobs.lease_s,
@@ -174,7 +190,7 @@ class Platform:
         return Runner(
             self.store,
             self.submitter,
-            self.updates,
+            self.announcer,
             self.artifacts,
             self.kinds,
             Services(

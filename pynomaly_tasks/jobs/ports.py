@@ -28,11 +28,25 @@ class Queue(Protocol):
         """Tell Celery of a job that ended outside a delivery, so that ``.get()`` returns. Raises BrokerUnavailable."""
 
 
-class Updates(Protocol):
+class Stream(Protocol):
     """Live updates for people watching; best effort."""
 
     def publish(self, update: Mapping[str, Any]) -> None:
         """Send; never raises, never waits long."""
+
+
+class Bell(Protocol):
+    """Wakes the relay, which looks by itself now and then; best effort."""
+
+    def ring(self) -> None:
+        """Have it look at once; never raises, never waits long."""
+
+
+class Updates(Stream, Protocol):
+    """What others are told of a job at once; best effort."""
+
+    def wake_relay(self) -> None:
+        """Events were committed: have them published at once. Never raises, never waits long."""
 
 
 class ArtifactWriter(Protocol):

@@ -9,7 +9,7 @@ from contextlib import suppress
 import orjson
 
 from pynomaly_tasks.core.ids import is_job_id, new_id
-from pynomaly_tasks.core.job import Job, JobState, NewJob
+from pynomaly_tasks.core.job import Job, JobState, Json, NewJob
 from pynomaly_tasks.core.retry import RetryPolicy
 from pynomaly_tasks.errors import BrokerUnavailable, InvalidRequest, StoreUnavailable
 from pynomaly_tasks.jobs.announce import announce
@@ -67,6 +67,8 @@ class Submitter:
             for job, created in stored:
                 if created:
                     announce(self._updates, job)
+        else:
+            self._updates.wake_relay()
         return [job for job, _ in stored]
 
     def adopt(self, submission: Submission) -> Job:
@@ -160,5 +162,13 @@ class Submitter:
             replay_of=options.replay_of,
             parent_id=options.parent_id,
             root_id=options.root_id or job_id,
-            envelope=submission.envelope,
+            envelope=_traced(submission.envelope, options.traceparent),
+            events=submission.events,
         )
+
+
+def _traced(envelope: Json, traceparent: str | None) -> Json:
+    """With the caller's trace among the headers of the job's messages."""
+    if traceparent is None:
+        return envelope
+    return {**envelope, "headers": {**(envelope.get("headers") or {}), "traceparent": traceparent}}

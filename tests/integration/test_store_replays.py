@@ -42,6 +42,8 @@ class SilentQueue:
 class NoWatchers:
     def publish(self, update: Mapping[str, Any]) -> None: ...
 
+    def wake_relay(self) -> None: ...
+
 
 @pytest.fixture
 def controls(store: Store) -> Controls:

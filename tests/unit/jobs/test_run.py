@@ -65,9 +65,13 @@ class ListUpdates:
 
     def __init__(self) -> None:
         self.states: list[str] = []
+        self.n_wakes = 0
 
     def publish(self, update: Mapping[str, Any]) -> None:
         self.states.append(update["state"])
+
+    def wake_relay(self) -> None:
+        self.n_wakes += 1
 
 
 class Anything(BaseModel):
@@ -158,6 +162,7 @@ def test_files_of_a_succeeded_job_are_kept_and_its_scratch_is_removed(bench: Ben
     assert bench.artifacts.read_bytes(key) == b"content"
     assert list(bench.scratch.iterdir()) == []
     assert bench.updates.states == ["running", "succeeded"]
+    assert bench.updates.n_wakes == 2
 
 
 def test_repeated_delivery_of_a_running_or_ended_job_does_nothing(bench: Bench) -> None:
