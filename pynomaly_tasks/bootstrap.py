@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property, lru_cache
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ from pynomaly_tasks.queueing.app import build_app
 
 if TYPE_CHECKING:
     from pynomaly_tasks.datasets.opener import DatasetOpener
+    from pynomaly_tasks.events.logs import EventLog
+    from pynomaly_tasks.events.ports import Consumer, Producer, Reader
     from pynomaly_tasks.events.wake import OutboxBell
     from pynomaly_tasks.jobs.announce import Announcer
     from pynomaly_tasks.jobs.controls import Controls
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from pynomaly_tasks.queueing.queue import CeleryQueue
     from pynomaly_tasks.realtime.publisher import StreamPublisher
     from pynomaly_tasks.settings import Settings
+    from pynomaly_tasks.settings.events import KafkaSettings
     from pynomaly_tasks.store.artifacts import ArtifactStore
     from pynomaly_tasks.store.store import Store
 
@@ -38,6 +42,9 @@ def _settings() -> Settings:
 #: The Celery app. Importing it connects to nothing.
 app = build_app(_settings, set_as_current=True)
 
+
+#: A relay and consumers shall notice sooner than a worker that Redis does not answer.
+_LONGEST_REDIS_WAIT_S = 5.0
 
 _kinds: dict[str, Kind] = dict(KINDS)
 
@@ -117,6 +124,36 @@ class Platform:
         from pynomaly_tasks.realtime.publisher import StreamPublisher
 
         return StreamPublisher(self.settings.redis.streams())
+
+    @cached_property
+    def event_log(self) -> EventLog:
+        """Where events go, as the setting ``events.backend`` says."""
+        topics = _topic_partitions(self.settings.kafka.topics_file)
+        if self.settings.events.backend == "kafka":
+            return _kafka_log(self.settings.kafka, topics)
+        from pynomaly_tasks.events.redis_streams.log import RedisEventLog
+
+        events = self.settings.events
+        return RedisEventLog(
+            url=self.settings.redis.streams(),
+            topics=topics,
+            keep_s=events.keep_days * 86_400,
+            # Beside the event itself its headers, and those of a dead letter.
+            max_record_bytes=events.max_event_kb * 1_024 + 65_536,
+            timeout_s=min(self.settings.redis.socket_timeout_s, _LONGEST_REDIS_WAIT_S),
+        )
+
+    def event_producer(self) -> Producer:
+        """A producer of the event log, not started."""
+        return self.event_log.producer()
+
+    def event_consumer(self, group: str, topics: Collection[str]) -> Consumer:
+        """A member of a consumer group, not started. Raises NotFound for an unknown topic."""
+        return self.event_log.consumer(group, topics)
+
+    def event_reader(self) -> Reader:
+        """A reader of the event log beside the groups."""
+        return self.event_log.reader()
 
     @cached_property
     def artifacts(self) -> ArtifactStore:
@@ -210,6 +247,34 @@ class Platform:
         """Close this process's connections."""
         if "store" in self.__dict__:
             self.store.close()
+
+
+def _topic_partitions(file: Path | None) -> Mapping[str, int]:
+    import yaml
+
+    file = file or Path(__file__).parents[1] / "config" / "kafka_topics.yaml"
+    topics = yaml.safe_load(file.read_text("utf-8"))["topics"]
+    return {name: topic["partitions"] for name, topic in topics.items()}
+
+
+def _kafka_log(kafka: KafkaSettings, topics: Mapping[str, int]) -> EventLog:
+    from pynomaly_tasks.events.kafka.connection import KafkaConnection
+    from pynomaly_tasks.events.kafka.log import KafkaEventLog
+
+    password = kafka.sasl_password
+    return KafkaEventLog(
+        connection=KafkaConnection(
+            bootstrap_servers=kafka.bootstrap_servers,
+            security_protocol=kafka.security_protocol,
+            sasl_mechanism=kafka.sasl_mechanism,
+            sasl_username=kafka.sasl_username,
+            sasl_password=None if password is None else password.get_secret_value(),
+            ssl_ca_file=kafka.ssl_ca_file,
+        ),
+        topics=topics,
+        compression=kafka.compression,
+        timeout_s=kafka.timeout_s,
+    )
 
 
 def build_platform(settings: Settings) -> Platform:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import uuid
 from collections.abc import Callable, Iterator
@@ -69,6 +70,10 @@ def _checks(platform: Platform) -> Iterator[tuple[str, Callable[[], object]]]:
     yield "broker (redis.url, redis.broker_url)", lambda: platform.queue.n_ready("default")
     yield "results (redis.url, redis.results_url)", lambda: platform.queue.check_results()
     yield "streams (redis.url, redis.streams_url)", lambda: platform.updates.check()
+    yield (
+        f"events (events.backend, {settings.events.backend})",
+        lambda: asyncio.run(platform.event_log.check()),
+    )
     yield "uploads (data.directory)", lambda: platform.datasets
     for root in settings.data.roots:
         yield f"datasets in {root} (data.roots)", partial(_check_root, root)

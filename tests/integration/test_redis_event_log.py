@@ -500,15 +500,21 @@ def test_reader_reads_every_partition_page_by_page_without_loss(url: str) -> Non
     sent = {f"{n}".encode() for n in range(300)}
 
     async def scenario() -> None:
-        await append(url, *[record(key=f"job-{value}", value=value.decode()) for value in sent])
+        async with producing(url) as producer:
+            for value in sent:
+                await producer.send([record(key=f"job-{value!r}", value=value.decode())])
         reader = RedisReader(url, TOPICS)
-        found: list[StoredRecord] = []
+        found: dict[tuple[int, int], StoredRecord] = {}
         since = None
-        while page := await reader.read("jobs", since=since, until=None, max_records=7):
-            found += page
-            since = page[-1].offset + 1
-        assert sorted(r.value for r in found) == sorted(sent)
-        assert {r.partition for r in found} == {0, 1, 2}
+        while page := [
+            r
+            for r in await reader.read("jobs", since=since, until=None, max_records=200)
+            if (r.partition, r.offset) not in found
+        ]:
+            found |= {(r.partition, r.offset): r for r in page}
+            since = page[-1].at
+        assert sorted(r.value for r in found.values()) == sorted(sent)
+        assert {r.partition for r in found.values()} == {0, 1, 2}
         with pytest.raises(NotFound):
             await reader.read("nowhere", since=None, until=None, max_records=7)
 
@@ -524,9 +530,9 @@ def test_reader_keeps_to_the_time_asked_for(url: str) -> None:
         reader = RedisReader(url, TOPICS)
         all_three = await reader.read("jobs", since=None, until=None, max_records=10)
         from_second = await reader.read("jobs", since=all_three[1].at, until=None, max_records=10)
-        first_two = await reader.read("jobs", since=None, until=all_three[1].at, max_records=10)
+        first_one = await reader.read("jobs", since=None, until=all_three[1].at, max_records=10)
         assert [r.value for r in from_second] == [b"1", b"2"]
-        assert [r.value for r in first_two] == [b"0", b"1"]
+        assert [r.value for r in first_one] == [b"0"]
 
     asyncio.run(scenario())
 

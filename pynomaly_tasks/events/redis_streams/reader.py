@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import aclosing
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from pynomaly_tasks.errors import NotFound
@@ -27,14 +27,15 @@ class RedisReader:
     async def read(
         self, topic: str, *, since: datetime | int | None, until: datetime | None, max_records: int
     ) -> Sequence[StoredRecord]:
-        """See `Reader.read`. In the order of their offsets, which is that of time, over all partitions.
+        """See `Reader.read`. The earliest ones of all partitions; ``until`` itself is past the end.
 
-        Records of different partitions may share an offset; an answer never ends between such ones, so
-        reading on from the last offset plus one misses none. It may so have some more than were asked for.
-        Raises NotFound for an unknown topic.
+        Records of different partitions may share an offset: read on from the time of the last one, and
+        leave out those that were seen. Raises NotFound for an unknown topic.
         """
-        first = keys.entry_id_of(since) if isinstance(since, int) else _at_ms(since, "-")
-        last = _at_ms(until, "+")
+        first = (
+            "-" if since is None else keys.entry_id_of(since if isinstance(since, int) else _offset_at(since))
+        )
+        last = "+" if until is None else keys.entry_id_of(max(0, _offset_at(until) - 1))
         found: list[StoredRecord] = []
         async with aclosing(Connection(self._url, self._timeout_s)) as redis:
             for partition in self._partitions([topic]):
@@ -43,10 +44,7 @@ class RedisReader:
                 )
                 found += [stored_record(partition, entry_id, fields) for entry_id, fields in entries]
         found.sort(key=lambda record: (record.offset, record.partition))
-        n_taken = min(max_records, len(found))
-        while 0 < n_taken < len(found) and found[n_taken].offset == found[n_taken - 1].offset:
-            n_taken += 1
-        return found[:n_taken]
+        return found[:max_records]
 
     async def lag(self, group: str, topics: Collection[str]) -> Mapping[Partition, int]:
         """See `Reader.lag`. Raises NotFound for an unknown topic."""
@@ -59,8 +57,6 @@ class RedisReader:
         return [Partition(topic, number) for topic in topics for number in range(self._topics[topic])]
 
 
-def _at_ms(at: datetime | None, otherwise: str) -> str:
-    """An id without its number: Redis takes the first, or the last, entry of that millisecond."""
-    if at is None:
-        return otherwise
-    return str(max(0, int(at.astimezone(UTC).timestamp() * 1_000)))
+def _offset_at(at: datetime) -> int:
+    """The first offset that a record of this millisecond can have."""
+    return keys.offset_of(str(max(0, int(at.timestamp() * 1_000))))
