@@ -23,6 +23,9 @@ class Effect(Protocol):
         neighbour that is away: the events wait. Any other is the event's own.
         """
 
+    async def close(self) -> None:
+        """Give back what is held, such as connections."""
+
 
 class Inbox(Protocol):
     """Which events each group has applied."""

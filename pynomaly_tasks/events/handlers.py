@@ -163,6 +163,9 @@ class HandlerEffect:
             n_new += await self._apply(event, replay_id)
         return n_new
 
+    async def close(self) -> None:
+        """Nothing is held."""
+
     async def _apply(self, event: Event, replay_id: str | None) -> bool:
         wanting = [handler for handler in self._handlers if handler.wants(event.type)]
         if not wanting:
