@@ -1,0 +1,21 @@
+"""``pynomaly events``: what is published, and who consumes it."""
+
+from __future__ import annotations
+
+import rich_click as click
+
+from pynomaly_tasks.cli import event_groups, event_letters
+
+
+@click.group()
+def events() -> None:
+    """Look at domain events and their consumer groups; run, replay and mend them."""
+
+
+for command in (
+    event_groups.consume,
+    event_groups.lag,
+    event_groups.replay,
+    event_letters.dead_letters,
+):
+    events.add_command(command)
