@@ -136,7 +136,7 @@ class KafkaConsumer:
         try:
             async with asyncio.timeout(self._timeout_s * (1 - _SHARE_TO_EXPLAIN)):
                 await consumer.start()
-                missing = await wait_for_topics(consumer._client, self._topics)
+                missing = await wait_for_topics(consumer._client, self._topics, self._timeout_s / 4)
         except (KafkaError, OSError) as error:
             await close(consumer, _CLOSE_TIMEOUT_S)
             raise await self._explain(error) from error

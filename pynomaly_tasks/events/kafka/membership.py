@@ -20,8 +20,9 @@ from aiokafka.errors import (
 )
 from aiokafka.structs import OffsetAndMetadata
 
-from pynomaly_tasks.errors import PartitionLost
+from pynomaly_tasks.errors import PartitionLost, PynomalyError
 from pynomaly_tasks.events.kafka.client import close_connections
+from pynomaly_tasks.events.kafka.connection import describe
 from pynomaly_tasks.events.kafka.fetching import fetch
 from pynomaly_tasks.events.ports import Partition
 from pynomaly_tasks.telemetry import get_logger
@@ -29,6 +30,8 @@ from pynomaly_tasks.telemetry import get_logger
 _log = get_logger(__name__)
 
 _PAUSE_S = 0.05
+#: While nothing comes: whether the group has given out its partitions anew.
+_LOOK_AGAIN_S = 0.2
 _RETRY_S = 0.1
 #: One record is read even where it is larger.
 _LENIENT_FETCH_BYTES = 262_144
@@ -67,8 +70,8 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
             if revoked:
                 async with asyncio.timeout(self._revoke_timeout_s):
                     await self._revoked({Partition(*partition) for partition in revoked})
-        except TimeoutError:
-            _log.warning("partitions_given_back_unfinished", after_s=self._revoke_timeout_s)
+        except (TimeoutError, PynomalyError) as error:
+            _log.warning("partitions_given_back_unfinished", reason=describe(error))
         finally:
             self._generation = -1
             self._next.clear()
@@ -87,46 +90,56 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
     async def poll(
         self, max_records: int, timeout_s: float, paused: Collection[Partition]
     ) -> Mapping[TopicPartition, Sequence[Any]]:
-        """The next records. Raises KafkaError."""
+        """The next records. Raises KafkaError. May be cancelled: what was not returned comes again."""
         end_s = time.monotonic() + timeout_s
         while True:
             self._coordinator.check_errors()
             wanted = [partition for partition in self.assigned() if Partition(*partition) not in paused]
-            remaining_s = max(end_s - time.monotonic(), 0.0)
-            if wanted and (found := await self._read(wanted, max_records, remaining_s)):
+            if wanted and (found := await self._read(wanted, max_records, end_s)):
                 self._next |= {partition: records[-1].offset + 1 for partition, records in found.items()}
                 self._handed_out |= {Partition(*partition) for partition in found}
                 return found
             if (remaining_s := end_s - time.monotonic()) <= 0:
                 return {}
-            await asyncio.sleep(min(_PAUSE_S, remaining_s))
+            await self._wait_for_news(min(remaining_s, _LOOK_AGAIN_S if wanted else _PAUSE_S))
 
     async def _read(
-        self, wanted: Sequence[TopicPartition], max_records: int, timeout_s: float
+        self, wanted: Sequence[TopicPartition], max_records: int, end_s: float
     ) -> Mapping[TopicPartition, Sequence[Any]]:
+        """What aiokafka has fetched by now."""
         generation = self._generation
-        found: Mapping[TopicPartition, Sequence[Any]] = {}
         try:
-            # A rebalance makes aiokafka wait without an end.
-            async with asyncio.timeout(timeout_s + _PAUSE_S):
+            async with asyncio.timeout(max(end_s - time.monotonic(), _PAUSE_S)):
                 for partition in wanted:
                     if partition not in self._next:
                         self._next[partition] = await self.consumer.position(partition)
-                try:
-                    found = await self.consumer.getmany(
-                        *wanted, timeout_ms=int(timeout_s * 1000), max_records=max_records
-                    )
-                except (CorruptRecordException, UnicodeDecodeError):
-                    found = await self._read_any(wanted, max_records)
+            if generation != self._generation or not self.assigned():
+                return {}
+            # Without a timeout it does not wait, and so is not interrupted: neither by a rebalance,
+            # over which it would go on with the next assignment's records, nor by being cancelled.
+            found: Mapping[TopicPartition, Sequence[Any]] = await self.consumer.getmany(
+                *wanted, timeout_ms=0, max_records=max_records
+            )
+        except (CorruptRecordException, UnicodeDecodeError):
+            return await self._read_any(wanted, max_records)
         except (TimeoutError, IllegalStateError):
-            found = {}
+            return {}
         finally:
             self._end_fetch()
-        return found if generation == self._generation and self.assigned() else {}
+        return found
+
+    async def _wait_for_news(self, timeout_s: float) -> None:
+        waiter = self.consumer._fetcher._create_fetch_waiter()
+        try:
+            await asyncio.wait([waiter], timeout=timeout_s)
+            if waiter.done():
+                waiter.result()  # an error of the group ends the wait, too
+        finally:
+            waiter.cancel()
 
     def _end_fetch(self) -> None:
-        # aiokafka counts a `getmany` that raised or was cancelled as one that runs for ever, and would
-        # never notice that this member reads no more.
+        # aiokafka counts a `getmany` that raised as one that runs for ever, and would never notice that
+        # this member reads no more.
         subscription = self.consumer._subscription
         subscription._fetch_count = 0
         subscription._last_fetch_ended = time.monotonic()

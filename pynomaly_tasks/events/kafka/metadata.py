@@ -19,9 +19,9 @@ async def wait_for_topics(
 
     Waits without an end for a Kafka that does not answer at all.
     """
+    end_s = time.monotonic() + min(wait_s, NEW_TOPIC_WAIT_S)
     for topic in topics:
         client.add_topic(topic)
-    end_s = time.monotonic() + wait_s
     while True:
         if not (missing := [topic for topic in topics if not client.cluster.partitions_for_topic(topic)]):
             return []

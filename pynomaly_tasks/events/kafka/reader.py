@@ -75,7 +75,7 @@ class KafkaReader:
         try:
             async with asyncio.timeout(self._timeout_s * (1 - _SHARE_TO_EXPLAIN)):
                 await consumer.start()
-                missing = await wait_for_topics(consumer._client, topics)
+                missing = await wait_for_topics(consumer._client, topics, self._timeout_s / 4)
             if missing:
                 raise NotFound(f"Kafka has no topic {', '.join(missing)}")
             yield consumer
