@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping, Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pynomaly_tasks.datasets.opener import DatasetOpener
     from pynomaly_tasks.events.logs import EventLog
     from pynomaly_tasks.events.ports import Consumer, Producer, Reader
+    from pynomaly_tasks.events.relay import Relay
     from pynomaly_tasks.events.wake import OutboxBell
     from pynomaly_tasks.jobs.announce import Announcer
     from pynomaly_tasks.jobs.controls import Controls
@@ -141,6 +142,32 @@ class Platform:
             # Beside the event itself its headers, and those of a dead letter.
             max_record_bytes=events.max_event_kb * 1_024 + 65_536,
             timeout_s=min(self.settings.redis.socket_timeout_s, _LONGEST_REDIS_WAIT_S),
+        )
+
+    @cached_property
+    def relay(self) -> Relay:
+        """Publishes the outbox; needs an event loop to run in."""
+        from pynomaly_tasks.events.cloudevents import encode
+        from pynomaly_tasks.events.relay import Relay
+        from pynomaly_tasks.events.relay_metrics import RelayMetrics
+        from pynomaly_tasks.events.relay_ports import RelayOptions
+        from pynomaly_tasks.events.wake import WakeListener
+
+        events, outbox = self.settings.events, self.settings.outbox
+        return Relay(
+            self.store,
+            self.event_producer(),
+            partial(encode, source=events.source, max_bytes=events.max_event_kb * 1_024),
+            WakeListener(self.settings.redis.streams()),
+            RelayOptions(
+                batch_size=outbox.batch_size,
+                poll_s=outbox.poll_s,
+                lease_s=outbox.lease_s,
+                backoff_max_s=outbox.backoff_max_s,
+                keep_sent_s=outbox.keep_sent_hours * 3_600,
+                producer_timeout_s=self.settings.kafka.timeout_s,
+            ),
+            RelayMetrics(),
         )
 
     def event_producer(self) -> Producer:

@@ -89,6 +89,11 @@ _READ = (
     .limit(bindparam("n_rows", type_=Integer()))
 )
 _DIALECTS = ("sqlite", "postgresql")
+# Of an outbox that fills or empties by the second PostgreSQL has no statistics: it would read and sort
+# all that waits for the sake of each batch.
+_IN_ORDER_OF_INDEX = select(
+    *(func.set_config(name, "off", True) for name in ("enable_sort", "enable_bitmapscan", "enable_seqscan"))
+)
 _LIST = dict.fromkeys(_DIALECTS, _READ)
 _LIST_BESIDES = {dialect: _READ.where(~_in_list(dialect, "besides")) for dialect in _DIALECTS}
 _MARK_SENT = {
@@ -180,6 +185,8 @@ class Relaying:
             statements = _LIST_BESIDES
             parameters["besides"] = self._numbers(besides)
         with self._db.reading() as connection:
+            if not self._db.is_sqlite:
+                connection.execute(_IN_ORDER_OF_INDEX)
             rows = connection.execute(statements[self._dialect], parameters).all()
         return [_entry(row) for row in rows]
 
