@@ -17,7 +17,7 @@ from kombu.transport import redis as kombu_redis
 from kombu.utils.scheduling import priority_cycle, round_robin_cycle
 
 from pynomaly_tasks.transport import arguments, guard, scripts
-from pynomaly_tasks.transport.dead_letters import bury
+from pynomaly_tasks.transport.burying import bury
 from pynomaly_tasks.transport.ledger import Ledger
 from pynomaly_tasks.transport.message import Message
 from pynomaly_tasks.transport.publisher import Publishing
