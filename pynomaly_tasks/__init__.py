@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pynomaly_tasks.bootstrap import app as app
     from pynomaly_tasks.bootstrap import build_platform as build_platform
     from pynomaly_tasks.bootstrap import current_platform as current_platform
+    from pynomaly_tasks.events.handlers import on_event as on_event
     from pynomaly_tasks.settings import Settings as Settings
     from pynomaly_tasks.tasks.detection import detect_anomalies as detect_anomalies
     from pynomaly_tasks.tasks.detection import detect_ensemble as detect_ensemble
@@ -28,6 +29,7 @@ _HOMES = {
     "app": "bootstrap",
     "build_platform": "bootstrap",
     "current_platform": "bootstrap",
+    "on_event": "events.handlers",
     "Settings": "settings",
     "detect_anomalies": "tasks.detection",
     "detect_ensemble": "tasks.detection",
