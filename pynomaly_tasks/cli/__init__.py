@@ -8,7 +8,18 @@ from typing import Any
 
 import rich_click as click
 
-from pynomaly_tasks.cli import audit, broker_letters, config, dead_letters, demo, events, jobs, store, up
+from pynomaly_tasks.cli import (
+    audit,
+    broker_letters,
+    config,
+    dead_letters,
+    demo,
+    events,
+    jobs,
+    outbox,
+    store,
+    up,
+)
 from pynomaly_tasks.errors import PynomalyError
 
 #: What a shell reports for a program that Ctrl-C ended.
@@ -47,6 +58,7 @@ for command in (
     dead_letters.dead_letters,
     broker_letters.broker_letters,
     events.events,
+    outbox.outbox,
     audit.audit,
     config.config,
     store.store,
