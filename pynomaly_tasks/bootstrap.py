@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property, lru_cache, partial
-from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from pynomaly_tasks.queueing.app import build_app
 
 if TYPE_CHECKING:
     from pynomaly_tasks.datasets.opener import DatasetOpener
+    from pynomaly_tasks.events.kafka.connection import KafkaConnection
     from pynomaly_tasks.events.logs import EventLog
     from pynomaly_tasks.events.ports import Consumer, Producer, Reader
     from pynomaly_tasks.events.relay import Relay
@@ -129,7 +129,10 @@ class Platform:
     @cached_property
     def event_log(self) -> EventLog:
         """Where events go, as the setting ``events.backend`` says."""
-        topics = _topic_partitions(self.settings.kafka.topics_file)
+        from pynomaly_tasks.events.topics import read_topics
+
+        described = read_topics(self.settings.kafka.topics_file)
+        topics = {name: topic.n_partitions for name, topic in described.items()}
         if self.settings.events.backend == "kafka":
             return _kafka_log(self.settings.kafka, topics)
         from pynomaly_tasks.events.redis_streams.log import RedisEventLog
@@ -276,28 +279,26 @@ class Platform:
             self.store.close()
 
 
-def _topic_partitions(file: Path | None) -> Mapping[str, int]:
-    import yaml
+def kafka_connection(kafka: KafkaSettings) -> KafkaConnection:
+    """How to reach Kafka, after the settings."""
+    from pynomaly_tasks.events.kafka.connection import KafkaConnection
 
-    file = file or Path(__file__).parents[1] / "config" / "kafka_topics.yaml"
-    topics = yaml.safe_load(file.read_text("utf-8"))["topics"]
-    return {name: topic["partitions"] for name, topic in topics.items()}
+    password = kafka.sasl_password
+    return KafkaConnection(
+        bootstrap_servers=kafka.bootstrap_servers,
+        security_protocol=kafka.security_protocol,
+        sasl_mechanism=kafka.sasl_mechanism,
+        sasl_username=kafka.sasl_username,
+        sasl_password=None if password is None else password.get_secret_value(),
+        ssl_ca_file=kafka.ssl_ca_file,
+    )
 
 
 def _kafka_log(kafka: KafkaSettings, topics: Mapping[str, int]) -> EventLog:
-    from pynomaly_tasks.events.kafka.connection import KafkaConnection
     from pynomaly_tasks.events.kafka.log import KafkaEventLog
 
-    password = kafka.sasl_password
     return KafkaEventLog(
-        connection=KafkaConnection(
-            bootstrap_servers=kafka.bootstrap_servers,
-            security_protocol=kafka.security_protocol,
-            sasl_mechanism=kafka.sasl_mechanism,
-            sasl_username=kafka.sasl_username,
-            sasl_password=None if password is None else password.get_secret_value(),
-            ssl_ca_file=kafka.ssl_ca_file,
-        ),
+        connection=kafka_connection(kafka),
         topics=topics,
         compression=kafka.compression,
         timeout_s=kafka.timeout_s,
