@@ -8,6 +8,8 @@ from functools import cached_property, lru_cache, partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from pynomaly_tasks.core.audit_events import Actor
+from pynomaly_tasks.core.event_data import EventData
 from pynomaly_tasks.core.job import Job, Json
 from pynomaly_tasks.jobs.context import Kind
 from pynomaly_tasks.jobs.submission import Submission
@@ -58,6 +60,17 @@ def add_kind(kind: Kind) -> None:
     _kinds[kind.name] = kind
 
 
+def add_event_type(model: type[EventData]) -> None:
+    """Teach this process one more type of events, which is then read and shown like ours.
+
+    Call it where the class is defined, and import that in every process that publishes or consumes
+    such events. Raises ValueError when another class has its type and version.
+    """
+    from pynomaly_tasks.events.catalog import CATALOG
+
+    CATALOG.add(model)
+
+
 class Platform:
     """Every part of the platform, each made when it is first needed."""
 
@@ -80,13 +93,13 @@ class Platform:
             [Submission(kind=kind, request=request, options=options) for request in requests]
         )
 
-    def cancel(self, job_id: str, reason: str = "") -> Job:
+    def cancel(self, job_id: str, reason: str = "", *, actor: Actor | None = None) -> Job:
         """See `Controls.cancel`."""
-        return self.controls.cancel(job_id, reason)
+        return self.controls.cancel(job_id, reason, actor=actor)
 
-    def replay(self, job_id: str, edits: Json | None = None) -> Job:
+    def replay(self, job_id: str, edits: Json | None = None, *, actor: Actor | None = None) -> Job:
         """See `Controls.replay`."""
-        return self.controls.replay(job_id, edits)
+        return self.controls.replay(job_id, edits, actor=actor)
 
     @cached_property
     def store(self) -> Store:

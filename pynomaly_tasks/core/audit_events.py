@@ -27,6 +27,9 @@ class Actor:
     address: str | None = None  #: of a web client
 
 
+SOMEBODY = Actor(name="unknown", door="python")
+
+
 def user_at(door: Door) -> Actor:
     """The user of the operating system that runs this process."""
     uid = os.getuid()
@@ -34,6 +37,11 @@ def user_at(door: Door) -> Actor:
         return Actor(name=pwd.getpwuid(uid).pw_name, door=door)
     except KeyError:  # as in a container that runs under a number
         return Actor(name=f"uid {uid}", door=door)
+
+
+def letter_name(letter_id: int) -> str:
+    """What a dead letter is called where it has to be told from a job."""
+    return f"dead letter {letter_id}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

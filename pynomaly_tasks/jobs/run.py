@@ -22,6 +22,7 @@ from pynomaly_tasks.core.job import (
 from pynomaly_tasks.errors import (
     Interrupted,
     JobCancelled,
+    PynomalyError,
     StaleAttempt,
     StoreUnavailable,
     TimeLimitExceeded,
@@ -228,7 +229,7 @@ class Runner:
                 # The limit's signal may come now: the work was done before it. A result that the
                 # store cannot hold, such as one with a set in it, is the job's failure.
                 if not _is_stop(raised):
-                    if not is_result:
+                    if not is_result and not settlement.events:
                         raise
                     is_result, error = False, raised
                     settlement = replace(self._after_error(job, raised), state=JobState.FAILED)
@@ -276,6 +277,7 @@ class Runner:
             summary=_summary(job, outcome, time.monotonic() - started),
             detail=outcome.detail,
             artifacts=artifacts,
+            events=outcome.events,
         )
 
     @staticmethod
@@ -295,20 +297,28 @@ class Runner:
                 traceback=described.traceback,
             )
             return Settlement(state=JobState.FAILED, outcome=AttemptOutcome.TIMED_OUT, error=described)
+        events = error.events if isinstance(error, PynomalyError) else ()
         if not getattr(error, "retryable", True):
-            return Settlement(state=JobState.FAILED, outcome=AttemptOutcome.FAILED, error=described)
+            return Settlement(
+                state=JobState.FAILED, outcome=AttemptOutcome.FAILED, error=described, events=events
+            )
         if job.n_failed < job.retry.max_retries:
             return Settlement(
                 state=JobState.WAITING,
                 outcome=AttemptOutcome.FAILED,
                 error=described,
-                retry_delay_s=job.retry.delay_s(job.n_failed + 1),
+                # A server may have said when to come back.
+                retry_delay_s=max(
+                    job.retry.delay_s(job.n_failed + 1), getattr(error, "retry_after_s", None) or 0.0
+                ),
+                events=events,
             )
         return Settlement(
             state=JobState.DEAD,
             outcome=AttemptOutcome.FAILED,
             error=described,
             dead_reason=DeadReason.RETRIES_USED_UP,
+            events=events,
         )
 
 

@@ -9,6 +9,7 @@ from uuid import UUID, uuid5
 
 import orjson
 
+from pynomaly_tasks.core.audit_events import SOMEBODY, Actor, DeadLetterReplayed, letter_name
 from pynomaly_tasks.core.job import DeadReason
 from pynomaly_tasks.errors import Conflict, InvalidRequest
 from pynomaly_tasks.jobs.validation import named_arguments
@@ -28,7 +29,9 @@ def can_be_replayed(letter: DeadLetter) -> bool:
     return _is_message(parts) or _is_arguments(parts)
 
 
-def replay_message(platform: Platform, letter: DeadLetter, edits: Mapping[str, Any]) -> str:
+def replay_message(
+    platform: Platform, letter: DeadLetter, edits: Mapping[str, Any], actor: Actor = SOMEBODY
+) -> str:
     """Send the message again, or submit the arguments; the id of the job that runs then.
 
     ``edits`` are of its request; None leaves a field out. A message that had expired gets another id and
@@ -51,7 +54,16 @@ def replay_message(platform: Platform, letter: DeadLetter, edits: Mapping[str, A
         job_id = str(parts["headers"].get("id") or f"a message in {letter.queue}")
     else:
         raise Conflict(f"dead letter {letter.id} holds no message, and no arguments of a kind known here")
-    platform.store.mark_letter_replayed(letter.id, job_id)
+    replayed = DeadLetterReplayed(
+        actor=actor.name,
+        door=actor.door,
+        address=actor.address,
+        letter=letter_name(letter.id),
+        replayed_as=job_id,
+        queue=letter.queue,
+        edited=tuple(edits),
+    )
+    platform.store.mark_letter_replayed(letter, replayed)
     return job_id
 
 

@@ -10,6 +10,7 @@ from pynomaly_tasks.store.database import Database
 from pynomaly_tasks.store.dead_letters import DeadLetters
 from pynomaly_tasks.store.deliveries import Deliveries
 from pynomaly_tasks.store.inbox import Inbox
+from pynomaly_tasks.store.outbox import Outbox
 from pynomaly_tasks.store.reads import Reads
 from pynomaly_tasks.store.relaying import Relaying
 from pynomaly_tasks.store.retention import Retention
@@ -21,7 +22,7 @@ MIGRATIONS = Path(__file__).with_name("migrations")
 HEAD = "0002"
 
 
-class Store(Submissions, Transitions, Reads, DeadLetters, Retention, Relaying):
+class Store(Submissions, Transitions, Reads, DeadLetters, Retention, Relaying, Outbox):
     """Everything that is known about jobs."""
 
     def __init__(self, url: str, pool_size: int = 4) -> None:

@@ -8,10 +8,11 @@ from typing import Any, TypeVar
 
 from sqlalchemy import func, select
 
+from pynomaly_tasks.core.event import JOB_EVENTS, Event, OutboxEntry
 from pynomaly_tasks.core.ids import new_id
 from pynomaly_tasks.core.job import AttemptOutcome, Job, JobError, JobState, NewJob
 from pynomaly_tasks.store.store import Store
-from pynomaly_tasks.store.tables import outbox, results
+from pynomaly_tasks.store.tables import results
 from pynomaly_tasks.store.transitions import Settlement
 
 T = TypeVar("T")
@@ -51,9 +52,20 @@ def retry_after(delay_s: float) -> Settlement:
 
 def events_of(store: Store, job_id: str) -> list[str]:
     """Types of the job's events, in their order."""
-    with store._db.reading() as connection:
-        query = select(outbox.c.type).where(outbox.c.key == job_id).order_by(outbox.c.id)
-        return list(connection.execute(query).scalars())
+    return [event.type for event in told_of(store, job_id)]
+
+
+def told_of(store: Store, job_id: str) -> list[Event]:
+    """The events of the job's state, in their order."""
+    return [event for event in told(store, JOB_EVENTS) if event.data["job_id"] == job_id]
+
+
+def told(store: Store, topic: str | None = None) -> list[Event]:
+    """The events of one topic, or of all, in the order in which they were written."""
+    entries = store.list_unsent(100_000)
+    assert all(isinstance(entry, OutboxEntry) for entry in entries), entries
+    events = [entry.event for entry in entries if isinstance(entry, OutboxEntry)]
+    return [event for event in events if topic in (None, event.topic)]
 
 
 def count_results(store: Store) -> int:
