@@ -461,6 +461,20 @@ def test_young_records_stay_for_replays(url: str) -> None:
     asyncio.run(scenario())
 
 
+def test_topic_with_a_time_of_its_own_is_kept_for_that(url: str) -> None:
+    async def scenario() -> None:
+        own = {"audit": float("inf")}
+        async with producing(url, keep_s=0.001, keep_longer_s=own, trim_every_s=0.0) as producer:
+            await producer.send([record(topic=topic, key="k") for topic in TOPICS for _ in range(500)])
+            await asyncio.sleep(0.01)
+            await producer.send([])
+        reader = RedisReader(url, TOPICS)
+        assert len(await reader.read("audit", since=None, until=None, max_records=1_000)) == 500
+        assert len(await reader.read("jobs", since=None, until=None, max_records=1_000)) < 200
+
+    asyncio.run(scenario())
+
+
 def test_group_that_is_gone_for_good_is_forgotten(url: str) -> None:
     async def scenario() -> None:
         await append(url, record())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pynomaly_tasks.errors import NotFound
 from pynomaly_tasks.events.redis_streams.connection import Connection
@@ -22,6 +22,7 @@ class RedisEventLog:
     topics: Mapping[str, int]  #: name to number of partitions
     keep_s: float  #: records that every group has applied are kept this long
     max_record_bytes: int
+    keep_longer_s: Mapping[str, float] = field(default_factory=dict)  #: of topics with a time of their own
     timeout_s: float = 5.0
 
     def producer(self) -> RedisProducer:
@@ -31,6 +32,7 @@ class RedisEventLog:
             self.topics,
             keep_s=self.keep_s,
             max_record_bytes=self.max_record_bytes,
+            keep_longer_s=self.keep_longer_s,
             timeout_s=self.timeout_s,
         )
 

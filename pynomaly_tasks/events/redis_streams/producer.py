@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Mapping, Sequence
@@ -40,12 +41,16 @@ class RedisProducer:
         *,
         keep_s: float,
         max_record_bytes: int,
+        keep_longer_s: Mapping[str, float] | None = None,
         timeout_s: float = 5.0,
         trim_every_s: float = _TRIM_EVERY_S,
     ) -> None:
-        """``topics``: name to number of partitions. Records older than ``keep_s`` may be removed."""
+        """``topics``: name to number of partitions. Records older than ``keep_s`` may be removed.
+
+        ``keep_longer_s``: of topics that have a time of their own; inf: for ever.
+        """
         self._topics = topics
-        self._keep_ms = int(keep_s * 1_000)
+        self._keep_s = {topic: keep_s for topic in topics} | dict(keep_longer_s or {})
         self._max_record_bytes = max_record_bytes
         self._timeout_s = timeout_s
         self._connection = Connection(url, timeout_s)
@@ -120,15 +125,18 @@ class RedisProducer:
         self._trim_at = time.monotonic() + self._trim_every_s
         try:
             for topic, n_partitions in self._topics.items():
-                for number in range(n_partitions):
-                    partition = Partition(topic, number)
-                    n_removed = await self._connection.run(
-                        _TRIM,
-                        [keys.stream(partition), keys.groups(topic)],
-                        [keys.field(partition), self._keep_ms, _TRIMMED_AT_ONCE],
-                        by=end,
-                    )
-                    if n_removed:
-                        log.info("events_trimmed", topic=topic, partition=number, n_removed=n_removed)
+                if math.isfinite(self._keep_s[topic]):
+                    for number in range(n_partitions):
+                        await self._trim(Partition(topic, number), end)
         except EventLogUnavailable as error:
             log.warning("events_not_trimmed", reason=str(error))
+
+    async def _trim(self, partition: Partition, end: float) -> None:
+        n_removed = await self._connection.run(
+            _TRIM,
+            [keys.stream(partition), keys.groups(partition.topic)],
+            [keys.field(partition), int(self._keep_s[partition.topic] * 1_000), _TRIMMED_AT_ONCE],
+            by=end,
+        )
+        if n_removed:
+            log.info("events_trimmed", partition=keys.field(partition), n_removed=n_removed)
