@@ -7,6 +7,7 @@ and the HTTP status alone.
 from __future__ import annotations
 
 import ipaddress
+import logging
 import socket
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -95,6 +96,7 @@ class WebhookEndpoint:
         """
         import httpx
 
+        _keep_urls_out_of_logs()
         target, address = self._target, self._address()
         begun_s = time.monotonic()
         now = datetime.now(UTC)
@@ -237,6 +239,13 @@ def build_webhooks(endpoints: Mapping[str, Any], timeout_s: float) -> Webhooks:
         )
         for name, one in endpoints.items()
     )
+
+
+def _keep_urls_out_of_logs() -> None:
+    """httpx prints each address at level info, httpcore headers at level debug."""
+    for name, level in (("httpx", logging.WARNING), ("httpcore", logging.INFO)):
+        logger = logging.getLogger(name)
+        logger.setLevel(max(logger.level, level))
 
 
 def _is_loopback_name(host: str) -> bool:
