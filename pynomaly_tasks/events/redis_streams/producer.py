@@ -50,7 +50,8 @@ class RedisProducer:
         ``keep_longer_s``: of topics that have a time of their own; inf: for ever.
         """
         self._topics = topics
-        self._keep_s = {topic: keep_s for topic in topics} | dict(keep_longer_s or {})
+        self._keep_s = keep_s
+        self._keep_longer_s = dict(keep_longer_s or {})
         self._max_record_bytes = max_record_bytes
         self._timeout_s = timeout_s
         self._connection = Connection(url, timeout_s)
@@ -125,17 +126,18 @@ class RedisProducer:
         self._trim_at = time.monotonic() + self._trim_every_s
         try:
             for topic, n_partitions in self._topics.items():
-                if math.isfinite(self._keep_s[topic]):
+                keep_s = self._keep_longer_s.get(topic, self._keep_s)
+                if math.isfinite(keep_s):
                     for number in range(n_partitions):
-                        await self._trim(Partition(topic, number), end)
+                        await self._trim(Partition(topic, number), keep_s, end)
         except EventLogUnavailable as error:
             log.warning("events_not_trimmed", reason=str(error))
 
-    async def _trim(self, partition: Partition, end: float) -> None:
+    async def _trim(self, partition: Partition, keep_s: float, end: float) -> None:
         n_removed = await self._connection.run(
             _TRIM,
             [keys.stream(partition), keys.groups(partition.topic)],
-            [keys.field(partition), int(self._keep_s[partition.topic] * 1_000), _TRIMMED_AT_ONCE],
+            [keys.field(partition), int(keep_s * 1_000), _TRIMMED_AT_ONCE],
             by=end,
         )
         if n_removed:
