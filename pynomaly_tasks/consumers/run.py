@@ -16,7 +16,7 @@ from pynomaly_tasks.events.consumer import ConsumerOptions, GroupConsumer
 from pynomaly_tasks.events.consumer_metrics import ConsumerMetrics
 from pynomaly_tasks.events.ports import StoredRecord
 from pynomaly_tasks.events.threads import in_thread
-from pynomaly_tasks.telemetry import get_logger
+from pynomaly_tasks.telemetry import get_logger, serve_metrics
 
 if TYPE_CHECKING:
     from pynomaly_tasks.bootstrap import Platform
@@ -75,19 +75,9 @@ async def run_group(
 
 def serve_groups(platform: Platform, *names: str) -> None:
     """Run the groups in this process until SIGTERM or SIGINT, with metrics where the settings say so."""
-    _serve_metrics(platform)
-    asyncio.run(_serve(platform, names))
-
-
-def _serve_metrics(platform: Platform) -> None:
-    metrics = platform.settings.metrics
-    if metrics.port is None:
-        return
-    from prometheus_client import start_http_server
-
     _metrics()
-    server, _ = start_http_server(metrics.port, metrics.host)
-    log.info("metrics_served", address=f"http://{metrics.host}:{server.server_port}/metrics")
+    serve_metrics(platform.settings.metrics.host, platform.settings.metrics.port)
+    asyncio.run(_serve(platform, names))
 
 
 async def _serve(platform: Platform, names: tuple[str, ...]) -> None:
