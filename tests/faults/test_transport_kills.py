@@ -43,8 +43,8 @@ def killed_when_it_took_one_of_three(fleet: Fleet, transport: str) -> dict[int, 
     return {number: fleet.ended()[number] for number in (1, 2, 3)}
 
 
-#: A run that had ended is repeated when its worker died before the acknowledgement was sent: 50 ms at
-#: most after the end, and what a busy machine adds.
+#: A run that had ended is repeated when its worker died before the acknowledgement reached Redis. That takes
+#: 1 to 2 ms, 20 ms more at most where many tasks end, and what a busy machine adds.
 ACKNOWLEDGED_WITHIN_S = 1.0
 
 
