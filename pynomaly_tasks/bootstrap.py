@@ -142,7 +142,7 @@ class Platform:
     @cached_property
     def event_log(self) -> EventLog:
         """Where events go, as the setting ``events.backend`` says."""
-        from pynomaly_tasks.events.topics import read_topics
+        from pynomaly_tasks.events.topics import DEAD_LETTER_EVENTS, read_topics
 
         described = read_topics(self.settings.kafka.topics_file)
         topics = {name: topic.n_partitions for name, topic in described.items()}
@@ -157,6 +157,8 @@ class Platform:
             keep_s=events.keep_days * 86_400,
             # Beside the event itself its headers, and those of a dead letter.
             max_record_bytes=events.max_event_kb * 1_024 + 65_536,
+            # For a person, who looks when there is time.
+            keep_longer_s={DEAD_LETTER_EVENTS: described[DEAD_LETTER_EVENTS].retention_s},
             timeout_s=min(self.settings.redis.socket_timeout_s, _LONGEST_REDIS_WAIT_S),
         )
 

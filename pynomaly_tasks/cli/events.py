@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import rich_click as click
 
-from pynomaly_tasks.cli import event_groups, event_letters
+from pynomaly_tasks.cli import event_groups, event_letters, event_log
 
 
 @click.group()
@@ -17,5 +17,6 @@ for command in (
     event_groups.lag,
     event_groups.replay,
     event_letters.dead_letters,
+    event_log.forget_group,
 ):
     events.add_command(command)

@@ -8,9 +8,11 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import yaml
 
+from pynomaly_tasks.cli import pynomaly
 from pynomaly_tasks.embedded.redis_server import RedisServer
 from pynomaly_tasks.settings import Settings
 
@@ -59,6 +61,17 @@ def test_relay_and_consumers_start_once_the_topics_are_there_and_show_that_they_
 
     assert SERVICES[service]["depends_on"]["kafka-topics"] == {"condition": "service_completed_successfully"}
     assert f"127.0.0.1:{port}/metrics" in SERVICES[service]["healthcheck"]["test"][-1]
+
+
+def test_topics_are_made_by_a_command_that_exists() -> None:
+    program, group, command = SERVICES["kafka-topics"]["command"].split()
+    found = pynomaly.commands[group]
+
+    assert program == "pynomaly"
+    assert isinstance(found, click.Group)
+    assert command in found.commands
+    assert SERVICES["kafka-topics"]["restart"] == "on-failure"
+    assert SERVICES["kafka-topics"]["depends_on"] == {"kafka": {"condition": "service_healthy"}}
 
 
 @pytest.mark.parametrize("service", sorted(CELERY_NODES))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import aclosing
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pynomaly_tasks.errors import NotFound
@@ -13,6 +13,8 @@ from pynomaly_tasks.events.redis_streams import keys
 from pynomaly_tasks.events.redis_streams.connection import Connection
 from pynomaly_tasks.events.redis_streams.entries import stored_record
 from pynomaly_tasks.events.redis_streams.membership import lag_of
+
+_EPOCH = datetime.fromtimestamp(0, UTC)
 
 
 class RedisReader:
@@ -59,4 +61,4 @@ class RedisReader:
 
 def _offset_at(at: datetime) -> int:
     """The first offset that a record of this millisecond can have."""
-    return keys.offset_of(str(max(0, int(at.timestamp() * 1_000))))
+    return keys.offset_of(str(max(0, (at - _EPOCH) // timedelta(milliseconds=1))))
