@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import rich_click as click
 
-from pynomaly_tasks.cli import event_groups, event_letters, event_log
+from pynomaly_tasks.cli import event_groups, event_letters, event_log, event_types
 
 
 @click.group()
@@ -13,6 +13,9 @@ def events() -> None:
 
 
 for command in (
+    event_types.list_,
+    event_types.schema,
+    event_types.asyncapi,
     event_groups.consume,
     event_groups.lag,
     event_groups.replay,
