@@ -1,4 +1,4 @@
-"""``pynomaly events forget-group``, and what is kept for how long."""
+"""The log of events on the command line: whether it answers, forgetting a group, what is kept how long."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pynomaly_tasks.bootstrap import Platform
+from pynomaly_tasks.embedded.ports import find_free_port
 from pynomaly_tasks.embedded.redis_server import RedisServer
 from pynomaly_tasks.errors import InvalidSettings
 from pynomaly_tasks.events.ports import Partition
@@ -16,6 +17,7 @@ from pynomaly_tasks.events.topics import default_topics_file, read_topics
 from pynomaly_tasks.settings import Settings
 from pynomaly_tasks.settings.engine import RedisSettings
 from support.command_line import run
+from support.kafka import KafkaNode
 
 
 class Quiet:
@@ -57,6 +59,44 @@ def test_with_kafka_there_is_nothing_to_forget(env: dict[str, str]) -> None:
     assert done.returncode == 1
     assert "events.backend is kafka" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_config_check_says_that_kafka_does_not_answer(env: dict[str, str]) -> None:
+    away = {
+        "PYNOMALY_EVENTS__BACKEND": "kafka",
+        "PYNOMALY_KAFKA__BOOTSTRAP_SERVERS": f"127.0.0.1:{find_free_port()}",
+        "PYNOMALY_KAFKA__TIMEOUT_S": "2",
+    }
+
+    done = run("config", "check", env={**env, **away})
+
+    assert done.returncode == 1
+    assert "\nevents (events.backend, kafka): Kafka gave no answer" in f"\n{done.stderr}"
+    assert "see kafka.bootstrap_servers" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_config_check_names_the_topic_that_kafka_does_not_have(
+    env: dict[str, str], kafka: KafkaNode, tmp_path: Path
+) -> None:
+    file = tmp_path / "topics.yaml"
+    file.write_text(f"{default_topics_file().read_text()}  not_made_yet: {{partitions: 1}}\n")
+    topics = {
+        "PYNOMALY_EVENTS__BACKEND": "kafka",
+        "PYNOMALY_KAFKA__BOOTSTRAP_SERVERS": kafka.bootstrap,
+        "PYNOMALY_KAFKA__TOPICS_FILE": str(file),
+    }
+
+    missing = run("config", "check", env={**env, **topics})
+    made = run("kafka", "create-topics", env={**env, **topics})
+    there = run("config", "check", env={**env, **topics})
+
+    assert missing.returncode == 1
+    assert "not_made_yet" in missing.stderr
+    assert "pynomaly kafka create-topics" in missing.stderr
+    assert made.returncode == 0, made.stderr
+    assert there.returncode == 0, there.stderr
+    assert "events (events.backend, kafka): ok" in there.stdout
 
 
 def test_retention_of_a_topic_is_read_or_named_when_it_is_no_number(tmp_path: Path) -> None:
