@@ -135,6 +135,8 @@ def _readable(payload: bytes) -> dict[str, Any]:
 
 
 def _what_to_do(letter: DeadLetter) -> str:
+    if letter.replayed_as is not None and letter.reason is DeadReason.EVENT_REFUSED:
+        return f"is to be published as {letter.replayed_as}; a new dead letter says where that failed too"
     if letter.replayed_as is not None:
         return f"was replayed as job {letter.replayed_as}; replay that one if it failed too"
     if letter.discarded_at is not None:

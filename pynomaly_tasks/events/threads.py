@@ -14,10 +14,14 @@ T = TypeVar("T")
 
 #: Longer than any call of the store waits by itself, unless its server stands still.
 STORE_ANSWER_S = 60.0
+#: Of a call that nobody waits for any more.
+_CANCELLED_ANSWER_S = 5.0
 
 
 async def in_thread(call: Callable[[], T], timeout_s: float = STORE_ANSWER_S) -> T:
     """The call's answer, the event loop running on. Raises StoreUnavailable after ``timeout_s``.
+
+    Cancelled, it waits for the call's end first, for some seconds at most.
 
     The thread is left behind then; as a daemon it keeps no process from ending.
     """
@@ -41,7 +45,13 @@ async def in_thread(call: Callable[[], T], timeout_s: float = STORE_ANSWER_S) ->
             loop.call_soon_threadsafe(settle, result, error)
 
     threading.Thread(target=run, name="relay-store", daemon=True).start()
-    done, _ = await asyncio.wait({answer}, timeout=timeout_s)
+    try:
+        done, _ = await asyncio.wait({answer}, timeout=timeout_s)
+    except asyncio.CancelledError:
+        # What it writes must not come after what is written next, such as a lease that is renewed
+        # after it was given up.
+        await asyncio.wait({answer}, timeout=_CANCELLED_ANSWER_S)
+        raise
     if not done:
         answer.cancel()
         raise StoreUnavailable(f"the job store gave no answer within {timeout_s:g} s")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
+from pynomaly_tasks.core.event import OutboxEntry
 from pynomaly_tasks.store.clock import server_now
 from pynomaly_tasks.store.store import Store
 from pynomaly_tasks.store.tables import outbox
@@ -86,3 +87,29 @@ def test_reason_is_shown_to_people_too(env: dict[str, str], full: Store) -> None
     full.take_relay_lease("host:1:ab", 60.0, error="Kafka gave no answer")
 
     assert "cannot publish: Kafka gave no answer" in run("outbox", env=env).stdout
+
+
+def test_refused_event_is_published_after_all_once_it_is_mended(env: dict[str, str], full: Store) -> None:
+    first = full.list_unsent(1)[0]
+    full.refuse({first.number: "the field queue is too long"})
+    [letter] = full.list_dead_letters()
+    shown = json.loads(run("dead-letters", "show", str(letter.id), env=env).stdout)
+    assert shown["payload"]["type"] == "job.submitted"
+    assert "dead-letters replay" in shown["what_to_do"]
+
+    done = run("dead-letters", "replay", str(letter.id), "--edit", "queue=short", env=env)
+    again = run("dead-letters", "replay", str(letter.id), env=env)
+
+    assert (done.returncode, done.stdout) == (0, f"event {shown['payload']['id']}\n"), done.stderr
+    assert again.returncode == 1
+    entries = full.list_unsent(10)
+    assert isinstance(first, OutboxEntry)
+    [put_back] = [
+        each for each in entries if isinstance(each, OutboxEntry) and each.event.id == first.event.id
+    ]
+    assert put_back.event.data == {**first.event.data, "queue": "short"}
+    assert put_back.event.occurred_at == first.event.occurred_at
+    assert put_back.number > max(
+        each.number for each in entries if each.event.type == "job.submitted" and each is not put_back
+    )
+    assert entries[-1].event.type == "audit.dead_letter.replayed"
