@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from pynomaly_tasks.events.kafka.connection import KafkaConnection
     from pynomaly_tasks.events.logs import EventLog
     from pynomaly_tasks.events.ports import Consumer, Producer, Reader
+    from pynomaly_tasks.events.publish import EventPublisher
     from pynomaly_tasks.events.relay import Relay
+    from pynomaly_tasks.events.topics import Topic
     from pynomaly_tasks.events.wake import OutboxBell
     from pynomaly_tasks.jobs.announce import Announcer
     from pynomaly_tasks.jobs.controls import Controls
@@ -140,11 +142,18 @@ class Platform:
         return StreamPublisher(self.settings.redis.streams())
 
     @cached_property
+    def topics(self) -> Mapping[str, Topic]:
+        """The topics of events by name, as their file describes them."""
+        from pynomaly_tasks.events.topics import read_topics
+
+        return read_topics(self.settings.kafka.topics_file)
+
+    @cached_property
     def event_log(self) -> EventLog:
         """Where events go, as the setting ``events.backend`` says."""
-        from pynomaly_tasks.events.topics import DEAD_LETTER_EVENTS, read_topics
+        from pynomaly_tasks.events.topics import DEAD_LETTER_EVENTS
 
-        described = read_topics(self.settings.kafka.topics_file)
+        described = self.topics
         topics = {name: topic.n_partitions for name, topic in described.items()}
         if self.settings.events.backend == "kafka":
             return _kafka_log(self.settings.kafka, topics)
@@ -160,6 +169,20 @@ class Platform:
             # For a person, who looks when there is time.
             keep_longer_s={DEAD_LETTER_EVENTS: described[DEAD_LETTER_EVENTS].retention_s},
             timeout_s=min(self.settings.redis.socket_timeout_s, _LONGEST_REDIS_WAIT_S),
+        )
+
+    @cached_property
+    def publisher(self) -> EventPublisher:
+        """Publishes the application's own events; see `pynomaly_tasks.publishing`."""
+        from pynomaly_tasks.events.cloudevents import encode
+        from pynomaly_tasks.events.publish import EventPublisher
+
+        events = self.settings.events
+        return EventPublisher(
+            self.event_producer,
+            self.store.event_transactions,
+            partial(encode, source=events.source, max_bytes=events.max_event_kb * 1_024),
+            self.bell.ring,
         )
 
     @cached_property
@@ -289,7 +312,9 @@ class Platform:
         )
 
     def close(self) -> None:
-        """Close this process's connections."""
+        """Publish what waits for that, and close this process's connections."""
+        if "publisher" in self.__dict__:
+            self.publisher.close()
         if "store" in self.__dict__:
             self.store.close()
 

@@ -9,6 +9,7 @@ from pynomaly_tasks.store.audit import AuditLog
 from pynomaly_tasks.store.database import Database
 from pynomaly_tasks.store.dead_letters import DeadLetters
 from pynomaly_tasks.store.deliveries import Deliveries
+from pynomaly_tasks.store.event_transactions import EventTransactions
 from pynomaly_tasks.store.inbox import Inbox
 from pynomaly_tasks.store.outbox import Outbox
 from pynomaly_tasks.store.reads import Reads
@@ -30,6 +31,7 @@ class Store(Submissions, Transitions, Reads, DeadLetters, Retention, Relaying, O
         self.deliveries = Deliveries(self._db)
         self.inbox = Inbox(self._db)
         self.audit = AuditLog(self._db)
+        self.event_transactions = EventTransactions(self._db)
 
     def migrate(self) -> None:
         """Bring the tables to this version; safe to run from many processes at once."""

@@ -23,6 +23,7 @@ from aiokafka.helpers import create_ssl_context
 from aiokafka.protocol.metadata import MetadataRequest
 
 from pynomaly_tasks.errors import EventLogUnavailable, InvalidSettings
+from pynomaly_tasks.events.kafka.logs import calm_client_logs
 
 _PROBE_TIMEOUT_S = 3.0
 
@@ -50,6 +51,7 @@ class KafkaConnection:
 
     def client_options(self) -> dict[str, Any]:
         """Arguments that every client of aiokafka takes. Raises InvalidSettings."""
+        calm_client_logs()
         return {"bootstrap_servers": self.bootstrap_servers, **self._connection_options()}
 
     def _connection_options(self) -> dict[str, Any]:
