@@ -21,9 +21,8 @@ _CANCELLED_ANSWER_S = 5.0
 async def in_thread(call: Callable[[], T], timeout_s: float = STORE_ANSWER_S) -> T:
     """The call's answer, the event loop running on. Raises StoreUnavailable after ``timeout_s``.
 
-    Cancelled, it waits for the call's end first, for some seconds at most.
-
-    The thread is left behind then; as a daemon it keeps no process from ending.
+    The thread is left behind then; as a daemon it keeps no process from ending. Cancelled, it waits
+    for the call's end first, for some seconds at most.
     """
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[T] = loop.create_future()
@@ -50,7 +49,9 @@ async def in_thread(call: Callable[[], T], timeout_s: float = STORE_ANSWER_S) ->
     except asyncio.CancelledError:
         # What it writes must not come after what is written next, such as a lease that is renewed
         # after it was given up.
-        await asyncio.wait({answer}, timeout=_CANCELLED_ANSWER_S)
+        done, _ = await asyncio.wait({answer}, timeout=_CANCELLED_ANSWER_S)
+        if done:
+            answer.exception()  # taken, so that nobody reports it as never seen
         raise
     if not done:
         answer.cancel()
