@@ -9,7 +9,7 @@ import orjson
 
 from pynomaly_tasks.core.audit_events import Actor, JobCancelRequested
 from pynomaly_tasks.core.event_data import EventData
-from pynomaly_tasks.core.job import Job, JobError, JobState, Json
+from pynomaly_tasks.core.job import Job, JobState, Json
 from pynomaly_tasks.core.job_events import (
     Failure,
     JobCancelled,
@@ -71,7 +71,7 @@ def attempt_ended(job: Job, *, cancel_reason: str) -> JobEvent:
         return JobCompleted(
             **about, summary=_bounded(job.summary or {}), result=result_path(job.id), progress=job.progress
         )
-    error = _failure(job.error)
+    error = _failure(job)
     if job.state is JobState.FAILED:
         return JobFailed(**about, error=error, progress=job.progress)
     if job.state is JobState.CANCELLED:
@@ -114,8 +114,14 @@ def _about(job: Job) -> dict[str, Any]:
     }
 
 
-def _failure(error: JobError | None) -> Failure | None:
-    return None if error is None else Failure(type=error.type, message=error.message)
+def _failure(job: Job) -> Failure | None:
+    if job.error is None:
+        return None
+    message, dataset = job.error.message, job.request.get("dataset")
+    if isinstance(dataset, str) and dataset:
+        # Work code may repeat the address that it could not open.
+        message = message.replace(dataset, mask_url(dataset))
+    return Failure(type=job.error.type, message=message)
 
 
 def _bounded(summary: Json) -> Json:
