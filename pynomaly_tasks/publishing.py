@@ -14,7 +14,7 @@ from pynomaly_tasks.core.event_data import EventData
 from pynomaly_tasks.errors import EventLogUnavailable
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
+    from pynomaly_tasks.store.event_transactions import Connection
 
 PUBLISH_TIMEOUT_S = 15.0
 

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection as Connection
+from sqlalchemy import select
 
 from pynomaly_tasks.core.event import Event
 from pynomaly_tasks.store.database import Database
