@@ -47,13 +47,16 @@ def schema(type: str) -> None:  # noqa: A002 (the name in CloudEvents)
 @click.option("--output", "-o", type=click.File("wb", lazy=True), default="-", help="Unset: standard output.")
 def asyncapi(as_json: bool, output: IO[bytes]) -> None:
     """Write the AsyncAPI 3.0 document of all types, for other systems and their generators of code."""
-    from pynomaly_tasks import __version__
+    from importlib.metadata import version
+
     from pynomaly_tasks.events.asyncapi import asyncapi_document
     from pynomaly_tasks.events.topics import read_topics
 
     settings = current_settings()
     document = asyncapi_document(
-        version=__version__, topics=read_topics(settings.kafka.topics_file), servers=_servers(settings)
+        version=version("pynomaly-tasks"),
+        topics=read_topics(settings.kafka.topics_file),
+        servers=_servers(settings),
     )
     if as_json:
         output.write(orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
