@@ -171,9 +171,8 @@ class HandlerEffect:
         if not wanting:
             return False
         group = wanting[0].group
-        key = inbox_key(event, self._own_source, replay_id)
         # Of several handlers, those that were done are not called again when another one failed.
-        keys = {handler: key if len(wanting) == 1 else f"{key}|{handler.name}"[-255:] for handler in wanting}
+        keys = {handler: inbox_key(event, self._own_source, replay_id, handler.name) for handler in wanting}
         missing = await in_thread(partial(self._inbox.missing, group, list(keys.values())))
         data = parse(event, self._catalog)
         for handler in wanting:
