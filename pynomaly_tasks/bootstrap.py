@@ -139,7 +139,10 @@ class Platform:
         """The live stream."""
         from pynomaly_tasks.realtime.publisher import StreamPublisher
 
-        return StreamPublisher(self.settings.redis.streams())
+        live = self.settings.live
+        return StreamPublisher(
+            self.settings.redis.streams(), live.stream_length, progress_per_s=live.progress_per_s
+        )
 
     @cached_property
     def topics(self) -> Mapping[str, Topic]:
@@ -289,9 +292,10 @@ class Platform:
         from pynomaly_tasks.jobs.run import Runner
         from pynomaly_tasks.kinds.services import Services
         from pynomaly_tasks.senders.registry import build_channels
+        from pynomaly_tasks.senders.webhook import build_webhooks
 
         jobs = self.settings.jobs
-        notifications = self.settings.notifications
+        notifications, webhooks = self.settings.notifications, self.settings.webhooks
         return Runner(
             self.store,
             self.submitter,
@@ -304,6 +308,7 @@ class Platform:
                 artifacts=self.artifacts,
                 channels=build_channels(notifications.channels, notifications.timeout_s),
                 deliveries=self.store.deliveries,
+                webhooks=build_webhooks(webhooks.endpoints, webhooks.timeout_s),
             ),
             lease_s=jobs.lease_s,
             write_every_s=jobs.progress_every_s,

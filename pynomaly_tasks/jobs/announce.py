@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
 from pynomaly_tasks.core.job import Job, Progress
+from pynomaly_tasks.core.redact import mask_url
 from pynomaly_tasks.jobs.ports import Bell, Stream, Updates
 
 
@@ -22,26 +23,44 @@ class Announcer:
         """See `Updates.publish`."""
         self._stream.publish(update)
 
+    def publish_progress(self, job_id: str, build: Callable[[], Mapping[str, Any]]) -> None:
+        """See `Stream.publish_progress`."""
+        self._stream.publish_progress(job_id, build)
+
+    def finish_progress(self, job_id: str) -> None:
+        """See `Stream.finish_progress`."""
+        self._stream.finish_progress(job_id)
+
     def wake_relay(self) -> None:
         """See `Updates.wake_relay`."""
         self._bell.ring()
 
 
-def announce(updates: Updates, job: Job, progress: Progress | None = None) -> None:
-    """Send the job's state, and how far it is; have the events of its change published."""
-    if progress is None:
-        updates.wake_relay()
-    shown = progress or job.progress
-    updates.publish(
-        {
-            "type": "job",
-            "job_id": job.id,
-            "kind": job.kind,
-            "state": job.state.value,
-            "attempt": job.attempt,
-            "progress": None if shown is None else asdict(shown),
-            "summary": job.summary,
-            "error": None if job.error is None else {"type": job.error.type, "message": job.error.message},
-            "at": time.time(),
-        }
-    )
+def announce(updates: Updates, job: Job) -> None:
+    """Send the job's state; have the events of its change published."""
+    updates.wake_relay()
+    updates.publish(_frame(job, None, job.progress))
+
+
+def announce_progress(updates: Updates, job: Job, progress: Progress) -> None:
+    """Send how far the job is, as far as people can follow."""
+    updates.publish_progress(job.id, lambda: _frame(job, "job.progress", progress))
+
+
+def _frame(job: Job, event: str | None, progress: Progress | None) -> dict[str, Any]:
+    dataset = job.request.get("dataset")
+    return {
+        "type": "job",
+        "event": event,
+        "job_id": job.id,
+        "kind": job.kind,
+        "queue": job.queue,
+        "state": job.state.value,
+        "attempt": job.attempt,
+        "progress": None if progress is None else asdict(progress),
+        "summary": job.summary,
+        "error": None if job.error is None else {"type": job.error.type, "message": job.error.message},
+        "tags": list(job.tags),
+        "dataset": mask_url(dataset) if isinstance(dataset, str) else None,
+        "at": time.time(),
+    }

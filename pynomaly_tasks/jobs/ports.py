@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,6 +33,12 @@ class Stream(Protocol):
 
     def publish(self, update: Mapping[str, Any]) -> None:
         """Send; never raises, never waits long."""
+
+    def publish_progress(self, job_id: str, build: Callable[[], Mapping[str, Any]]) -> None:
+        """Send what ``build()`` makes, or a later one instead: not all, but the latest always."""
+
+    def finish_progress(self, job_id: str) -> None:
+        """Send the latest progress of the job, if it was not yet: its end comes next."""
 
 
 class Bell(Protocol):

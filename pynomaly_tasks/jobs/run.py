@@ -27,7 +27,7 @@ from pynomaly_tasks.errors import (
     StoreUnavailable,
     TimeLimitExceeded,
 )
-from pynomaly_tasks.jobs.announce import announce
+from pynomaly_tasks.jobs.announce import announce, announce_progress
 from pynomaly_tasks.jobs.context import Kind, Outcome
 from pynomaly_tasks.jobs.ports import ArtifactWriter, Updates
 from pynomaly_tasks.jobs.submit import Submitter
@@ -104,20 +104,20 @@ class RunningAttempt:
             self._scratch.cleanup()
 
     def progress(self, current: int, total: int, status: str) -> None:
-        """Write the progress, at most every ``write_every_s``; raise when the job must stop."""
+        """Tell who watches; write it, at most every ``write_every_s``; raise when the job must stop."""
         now = time.monotonic()
+        progress = Progress(current=current, total=total, status=status)
+        announce_progress(self._updates, self._job, progress)
         if now - self._wrote_at_s < self._write_every_s:
             self.checkpoint()
             return
         self._wrote_at_s = self._looked_at_s = now
-        progress = Progress(current=current, total=total, status=status)
         try:
             cancelled = self._store.record_progress(self.job_id, self.attempt, progress)
         except StoreUnavailable as error:
             cancelled = self._work_on(error)
         if cancelled:
             raise JobCancelled(f"job {self.job_id} was cancelled")
-        announce(self._updates, self._job, progress)
         self._on_progress(progress)
         self._check_time(now)
 
@@ -211,6 +211,7 @@ class Runner:
 
     def _settle(self, job: Job, settlement: Settlement, error: Exception | None = None) -> Finished:
         """End the attempt. A store that is away is waited for: hours of work may hang on it."""
+        self._updates.finish_progress(job.id)
         give_up_at_s = time.monotonic() + _SETTLE_PATIENCE_S
         is_result = settlement.state is JobState.SUCCEEDED
         while True:

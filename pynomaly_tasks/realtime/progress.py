@@ -52,6 +52,11 @@ class ProgressThinner:
             if build is not None:
                 self._send(build())
 
+    def forget(self) -> None:
+        """Send nothing of what waits."""
+        with self._changed:
+            self._waiting.clear()
+
     def _work(self) -> None:
         with self._changed:
             try:

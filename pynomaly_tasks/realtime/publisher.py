@@ -91,8 +91,10 @@ class StreamPublisher:
 
     def close(self) -> None:
         """Give the connections back; a later `publish` makes new ones."""
-        if self._redis is not None and self._pid == os.getpid():
-            self._redis.close()
+        if self._pid == os.getpid():
+            self._progress.forget()
+            if self._redis is not None:
+                self._redis.close()
         self._redis = None
 
     def _connection(self) -> Redis:

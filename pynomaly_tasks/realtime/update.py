@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import orjson
 
 from pynomaly_tasks.realtime.position import Position
-from pynomaly_tasks.realtime.streams import EntryId
+from pynomaly_tasks.realtime.streams import DASHBOARD, EntryId
 
 #: Makes an update ready for the wire.
 Encoder: TypeAlias = "Callable[[Update], bytes]"
@@ -25,7 +25,7 @@ class Update:
     entry: EntryId
     data: bytes  #: the JSON as it was published; ``null`` where it was none
     keys: Mapping[str, tuple[str, ...]]  #: what it is about, for filters: field to values
-    job_id: str | None
+    state_of: str | None  #: what it gives the whole state of: a newer one takes its place
     _encoded: dict[Encoder, bytes] = field(default_factory=dict)
 
     def encoded(self, encode: Encoder) -> bytes:
@@ -47,7 +47,7 @@ class Update:
             entry=self.entry,
             data=self.data,
             keys=self.keys,
-            job_id=self.job_id,
+            state_of=self.state_of,
         )
 
 
@@ -93,7 +93,12 @@ def build_update(number: int, stream: int, entry: EntryId, data: bytes, position
         content: Any = orjson.loads(data)
     except orjson.JSONDecodeError:
         content, data = None, b"null"
-    keys = _keys(content) if isinstance(content, dict) else {}
+    keys: dict[str, tuple[str, ...]] = {}
+    state_of = None
+    if isinstance(content, dict):
+        keys = _keys(content)
+        if stream == DASHBOARD and "job_id" in keys:
+            state_of = f"{content.get('type')} {keys['job_id'][0]}"
     return Update(
         number=number,
         position=position,
@@ -101,7 +106,7 @@ def build_update(number: int, stream: int, entry: EntryId, data: bytes, position
         entry=entry,
         data=data,
         keys=keys,
-        job_id=keys.get("job_id", (None,))[0],
+        state_of=state_of,
     )
 
 

@@ -35,7 +35,7 @@ class Watcher:
         self._waiting: deque[Item] = deque()
         self._has_some_in_hand = False
         self._n_skipped = 0
-        self._is_closed = False
+        self.closed = asyncio.Event()  #: it is told no more
         self.was_too_slow = False  #: and so was let go
         self._changed = asyncio.Event()
 
@@ -56,7 +56,7 @@ class Watcher:
 
     def offer(self, updates: Sequence[Update]) -> None:
         """Hand over, or keep."""
-        if self._is_closed:
+        if self.closed.is_set():
             return
         if self._write is not None and self.is_idle:
             encoded = [update.encoded(self.encode) for update in updates]
@@ -66,18 +66,18 @@ class Watcher:
 
     def replay(self, items: Sequence[Item]) -> None:
         """What it missed, before all else. The streams bound it, so the queue's limit does not."""
-        if items and not self._is_closed:
+        if items and not self.closed.is_set():
             self._owed.extend(items)
             self._changed.set()
 
     def tell(self, item: Item) -> None:
         """Something that is no update of a stream; after what waits already."""
-        if not self._is_closed:
+        if not self.closed.is_set():
             self._keep((item,))
 
     def close(self) -> None:
         """No more: `take` gives what waits, and then None."""
-        self._is_closed = True
+        self.closed.set()
         self._changed.set()
 
     async def take(self, timeout_s: float, max_items: int = 200) -> list[Item] | None:
@@ -86,7 +86,7 @@ class Watcher:
         What was taken before counts as told.
         """
         self._has_some_in_hand = False
-        if self.is_idle and not self._is_closed:
+        if self.is_idle and not self.closed.is_set():
             self._changed.clear()
             try:
                 async with asyncio.timeout(timeout_s):
@@ -94,7 +94,7 @@ class Watcher:
             except TimeoutError:
                 pass  # looked at below: something may have come at the same moment
         if self.is_idle:
-            return None if self._is_closed else []
+            return None if self.closed.is_set() else []
         self._has_some_in_hand = True
         if self._owed:
             return [self._owed.popleft() for _ in range(min(max_items, len(self._owed)))]
@@ -117,18 +117,19 @@ class Watcher:
         newest: set[str] = set()
         kept: deque[Item] = deque()
         for item in reversed(self._waiting):
-            if isinstance(item, Update) and item.job_id is not None:
-                if item.job_id in newest:
+            if isinstance(item, Update) and item.state_of is not None:
+                if item.state_of in newest:
                     continue
-                newest.add(item.job_id)
+                newest.add(item.state_of)
             kept.appendleft(item)
         if len(kept) > self._max_waiting * _MOST_KEPT:
             self._owed.clear()
             self._waiting.clear()
             self._n_skipped = 0
-            reason = f"read too slowly: {self._max_waiting} updates were waiting"
+            reason = f"updates were read too slowly: {self._max_waiting} were waiting"
             self._waiting.append(Gap(reason=reason, streams=STREAM_NAMES, position=None))
-            self._is_closed = self.was_too_slow = True
+            self.was_too_slow = True
+            self.closed.set()
             return
         self._waiting = kept
         self._n_skipped += n_before - len(kept)

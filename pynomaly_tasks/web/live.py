@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 from pynomaly_tasks.errors import InvalidRequest
 from pynomaly_tasks.realtime.filters import Filter
 from pynomaly_tasks.realtime.hub import StreamHub
-from pynomaly_tasks.realtime.position import Position
+from pynomaly_tasks.realtime.position import START, Position
 from pynomaly_tasks.realtime.update import Item, Recap, Update
 from pynomaly_tasks.web.auth import TICKET_S
 from pynomaly_tasks.web.live_messages import (
@@ -49,6 +49,7 @@ async def _last_id(
     """Where the client left off. Raises while the answer can still be an error, before the stream begins."""
     hub.check_room()
     if not last_event_id:
+        await hub.catch_up(START)  # so that there is an id to give
         return None
     position = Position.find(last_event_id)
     if position is None:

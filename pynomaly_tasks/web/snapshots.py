@@ -12,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 
 from pynomaly_tasks.bootstrap import Platform
 from pynomaly_tasks.core.job import Job
+from pynomaly_tasks.core.redact import mask_url
 from pynomaly_tasks.errors import NotFound, Unavailable
 from pynomaly_tasks.realtime.filters import Filter
 from pynomaly_tasks.store.store import Store
@@ -127,4 +128,4 @@ def _passes(job: Job, which: Filter) -> bool:
 
 def _dataset(job: Job) -> str | None:
     dataset = job.request.get("dataset")
-    return dataset if isinstance(dataset, str) else None
+    return mask_url(dataset) if isinstance(dataset, str) else None

@@ -32,9 +32,17 @@ class SocketProtocol(WebSocketsSansIOProtocol):
         self.transport.write(frames)
         return True
 
-    def abort_soon(self) -> None:
-        """Give what was written a moment to be taken, then let go, whatever is left of it."""
-        self.loop.call_later(_LINGER_S, self.transport.abort)
+    def farewell(self, frames: bytes, code: int) -> None:
+        """Write this, and that it is over, however much waits; let go in a moment, however much is left of it."""
+        if self.close_sent or self.disconnected or self.transport.is_closing():
+            return
+        self.conn.send_close(code)
+        self.transport.write(frames + b"".join(self.conn.data_to_send()))
+        self.close_sent = True
+        if self.read_paused:
+            self.read_paused = False
+            self.transport.resume_reading()
+        self.close_timer = self.loop.call_later(_LINGER_S, self.transport.abort)
 
     def handle_connect(self, event: Request) -> None:
         """Let the application find this object."""
@@ -59,7 +67,7 @@ class SocketProtocol(WebSocketsSansIOProtocol):
     def keepalive_timeout(self) -> None:
         """A client that answers no ping takes no farewell either."""
         super().keepalive_timeout()
-        self.abort_soon()
+        self.loop.call_later(_LINGER_S, self.transport.abort)
 
     async def send(self, message: Any) -> None:
         """As Uvicorn's, which takes a refusal for an application that forgot to answer."""

@@ -10,6 +10,8 @@ from starlette.websockets import WebSocketDisconnect
 
 from pynomaly_tasks.realtime.filters import Filter
 from pynomaly_tasks.realtime.hub import StreamHub, TooManyClients
+from pynomaly_tasks.realtime.position import START
+from pynomaly_tasks.realtime.streams import STREAM_NAMES
 from pynomaly_tasks.realtime.update import Item, Recap, Update
 from pynomaly_tasks.realtime.watcher import Watcher
 from pynomaly_tasks.settings.faces import LiveSettings
@@ -53,6 +55,7 @@ async def watch(websocket: WebSocket) -> None:
     except TooManyClients as error:
         await websocket.send_denial_response(problem(503, str(error), headers=RETRY_LATER))
         return
+    await hub.catch_up(START)  # so that there is an id to give
     with hub.watching(update_frame, socket.write_now) as watcher:
         spoken = LIVE_PROTOCOL if LIVE_PROTOCOL in offered_protocols(websocket.headers) else None
         await websocket.accept(subprotocol=spoken)
@@ -87,23 +90,21 @@ class _Session:
         listening = asyncio.create_task(self._listen(), name="listens to one live client")
         try:
             done, _ = await asyncio.wait({telling, listening}, return_when=asyncio.FIRST_COMPLETED)
-            code = None
-            for task in done:
-                code = task.result() or code
-            if code is not None:
-                await self._close(code)
+            codes = [code for task in done if (code := task.result()) is not None]
+            if codes:
+                self._end(codes[0])
         finally:
             for task in (telling, listening):
                 task.cancel()
             await asyncio.gather(telling, listening, return_exceptions=True)
 
-    async def _close(self, code: int) -> None:
-        self._socket.abort_soon()
-        try:
-            async with asyncio.timeout(1.0):
-                await self._websocket.close(code)
-        except TimeoutError:
-            log.info("live_client_let_go", code=code)
+    def _end(self, code: int) -> None:
+        last = b""
+        if code == TOO_SLOW:
+            log.info("live_client_let_go", n_waiting=self._watcher.n_waiting)
+            if self._watcher.n_waiting:
+                last = message("gap", streams=STREAM_NAMES, reason="updates were read too slowly")
+        self._socket.farewell(last, code)
 
     # --- telling ----------------------------------------------------------------------------
 
@@ -122,7 +123,6 @@ class _Session:
                 # At once or not at all: behind a later update its id would take the client back.
                 self._socket.write_now(message("heartbeat", self._hub.position))
             elif not await self._pass_on(items):
-                log.info("live_client_let_go", taken_nothing_for_s=_SEND_TIMEOUT_S)
                 return TOO_SLOW
         return TOO_SLOW if self._watcher.was_too_slow else RESTARTING
 
@@ -155,12 +155,16 @@ class _Session:
         return True
 
     async def _is_writable(self) -> bool:
+        if self._socket.writable.is_set():
+            return True
+        taken = asyncio.ensure_future(self._socket.writable.wait())
+        closed = asyncio.ensure_future(self._watcher.closed.wait())
         try:
-            async with asyncio.timeout(_SEND_TIMEOUT_S):
-                await self._socket.writable.wait()
-        except TimeoutError:
-            return False
-        return True
+            await asyncio.wait({taken, closed}, timeout=_SEND_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            taken.cancel()
+            closed.cancel()
+        return self._socket.writable.is_set()
 
     # --- listening --------------------------------------------------------------------------
 

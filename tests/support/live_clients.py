@@ -26,7 +26,8 @@ class LiveSocket:
 
     def take(self, type_: str | None = None, timeout_s: float = TIMEOUT_S) -> dict[str, Any]:
         """The next message; it has this type where one is named."""
-        message: dict[str, Any] = {"type": "heartbeat"}
+        message: dict[str, Any]
+        message = json.loads(self.connection.recv(timeout_s))
         while message["type"] == "heartbeat" and type_ != "heartbeat":
             message = json.loads(self.connection.recv(timeout_s))
         assert type_ in {None, message["type"]}, message
@@ -40,11 +41,18 @@ class LiveSocket:
         return self.take("subscribed")
 
 
+def open_socket(
+    web: Web, headers: Mapping[str, str] | None = None, path: str = "/ws", **options: Any
+) -> ClientConnection:
+    """A connection, as the library has it. Raises InvalidStatus where it is refused."""
+    address = web.address.replace("http", "ws", 1) + path
+    return connect(address, additional_headers=headers, close_timeout=2.0, proxy=None, **options)
+
+
 @contextmanager
 def live_socket(web: Web, headers: Mapping[str, str] | None = None, **options: Any) -> Iterator[LiveSocket]:
     """Connected and welcomed."""
-    address = web.address.replace("http", "ws", 1) + "/ws"
-    with connect(address, additional_headers=headers, close_timeout=2.0, proxy=None, **options) as connection:
+    with open_socket(web, headers, **options) as connection:
         socket = LiveSocket(connection)
         socket.take("welcome")
         yield socket
