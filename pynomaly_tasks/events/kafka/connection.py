@@ -127,9 +127,10 @@ class KafkaConnection:
             return f"cannot be resolved ({error.strerror}): see kafka.bootstrap_servers"
         except ConnectionRefusedError:
             return "is closed: is Kafka running there? see kafka.bootstrap_servers"
-        except (TimeoutError, KafkaConnectionError) as error:
+        except (TimeoutError, ConnectionResetError, KafkaConnectionError) as error:
             return (
-                f"does not answer ({describe(error)}); see kafka.security_protocol, {self.security_protocol}"
+                f"hangs up or does not answer ({describe(error)}): "
+                f"is kafka.security_protocol, {self.security_protocol}, what it expects?"
             )
         except (OSError, KafkaError) as error:
             return describe(error)
