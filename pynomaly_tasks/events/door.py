@@ -33,7 +33,7 @@ def build_event(
         raise InvalidInput.of(
             "data",
             f"{type(data).__name__} is no type of the catalogue in its newest version; a type of your own is "
-            "added with pynomaly_tasks.bootstrap.add_event_type, in every process that publishes or reads it",
+            "added with pynomaly_tasks.add_event_type, in every process that publishes or reads it",
         )
     if event_type.topic not in topics:
         raise InvalidInput.of(
