@@ -43,6 +43,9 @@ def _in_list(dialect: str, name: str) -> ColumnElement[bool]:
     return outbox.c.id.in_(select(numbers.c.value))
 
 
+_text = cast(outbox.c.payload, Text)
+#: Characters of a payload that is read with the others.
+MAX_READ_AT_ONCE = 4_096
 _failed = outbox.alias("failed")
 _IS_HELD_BACK = (
     select(literal(1))
@@ -66,8 +69,9 @@ _READ = (
         outbox.c.traceparent,
         outbox.c.created_at,
         outbox.c.n_attempts,
-        # As it was written: one damaged row must not keep the others from being read.
-        cast(outbox.c.payload, Text).label("payload"),
+        # As it was written: one damaged row must not keep the others from being read. What is large
+        # is read one by one: a thousand of them would not fit into memory.
+        case((func.length(_text) <= MAX_READ_AT_ONCE, _text)).label("payload"),
     )
     .where(_UNSENT, ~_IS_HELD_BACK)
     .order_by(outbox.c.id)
@@ -79,6 +83,7 @@ _DIALECTS = ("sqlite", "postgresql")
 IN_ORDER_OF_INDEX = select(
     *(func.set_config(name, "off", True) for name in ("enable_sort", "enable_bitmapscan", "enable_seqscan"))
 )
+READ_PAYLOAD = select(_text).where(outbox.c.id == bindparam("number"))
 LIST = dict.fromkeys(_DIALECTS, _READ)
 LIST_BESIDES = {dialect: _READ.where(~_in_list(dialect, "besides")) for dialect in _DIALECTS}
 MARK_SENT = {
@@ -103,7 +108,7 @@ HOLD_BACK = (
 LOCK = {
     dialect: select(
         *(column for column in outbox.c if column.name != "payload"),
-        cast(outbox.c.payload, Text).label("payload"),
+        _text.label("payload"),
     )
     .where(_in_list(dialect, "numbers"), _UNSENT)
     .order_by(outbox.c.id)
@@ -135,9 +140,11 @@ TAKE_LEASE = {"sqlite": _take(sqlite), "postgresql": _take(postgresql)}
 GIVE_UP_LEASE = delete(leases).where(
     leases.c.name == bindparam("the_name"), leases.c.holder == bindparam("the_holder")
 )
+# Asked once for the whole statement: else PostgreSQL would look at every row that was sent.
+_oldest_kept = select(server_now() - bindparam("age_s", type_=Double())).scalar_subquery()
 _OLD = (
     select(outbox.c.id)
-    .where(outbox.c.sent_at < server_now() - bindparam("age_s", type_=Double()))
+    .where(outbox.c.sent_at < _oldest_kept)
     .order_by(outbox.c.sent_at)
     .limit(bindparam("n_rows", type_=Integer()))
 )

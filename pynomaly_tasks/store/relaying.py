@@ -30,6 +30,7 @@ from pynomaly_tasks.store.outbox import event_row, write_events
 from pynomaly_tasks.store.tables import dead_letters, outbox
 
 _MAX_ERROR_CHARACTERS = 1_000
+_MAX_LARGE_CHARACTERS = 8 << 20
 
 
 class Relaying:
@@ -39,7 +40,10 @@ class Relaying:
         self._db = db
 
     def list_unsent(self, limit: int, besides: Sequence[int] = ()) -> list[OutboxEntry | UnreadableEntry]:
-        """Events to publish, by number, without those of keys that are held back, nor those of ``besides``."""
+        """Events to publish, by number, without those of keys that are held back, nor those of ``besides``.
+
+        Fewer than ``limit`` where they are large: about 8 MiB at once.
+        """
         parameters: dict[str, Any] = {"n_rows": limit}
         statement = statements.LIST[self._dialect]
         if besides:
@@ -49,7 +53,21 @@ class Relaying:
             if not self._db.is_sqlite:
                 connection.execute(statements.IN_ORDER_OF_INDEX)
             rows = connection.execute(statement, parameters).all()
-        return [_entry(row) for row in rows]
+            entries: list[OutboxEntry | UnreadableEntry] = []
+            n_characters = 0
+            for row in rows:
+                payload = row.payload
+                if payload is None:
+                    if n_characters > _MAX_LARGE_CHARACTERS:
+                        break
+                    payload = connection.execute(
+                        statements.READ_PAYLOAD, {"number": row.id}
+                    ).scalar_one_or_none()
+                    if payload is None:
+                        continue  # another relay has dealt with it meanwhile
+                    n_characters += len(payload)
+                entries.append(_entry(row, payload))
+        return entries
 
     def mark_sent(self, numbers: Sequence[int], *, keep: bool = True) -> None:
         """The log has these events. Without ``keep`` they are removed at once."""
@@ -186,8 +204,8 @@ class Relaying:
         return orjson.dumps(list(numbers)).decode() if self._db.is_sqlite else list(numbers)
 
 
-def _entry(row: Any) -> OutboxEntry | UnreadableEntry:
-    number, event_id, topic, key, type_, version, traceparent, created_at, n_attempts, payload = row
+def _entry(row: Any, payload: str) -> OutboxEntry | UnreadableEntry:
+    number, event_id, topic, key, type_, version, traceparent, created_at, n_attempts, _ = row
     try:
         data = orjson.loads(payload)
     except orjson.JSONDecodeError as error:
