@@ -10,7 +10,7 @@ import asyncio
 import json
 import sqlite3
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -72,16 +72,18 @@ class _Member:
         found: dict[Partition, Any] = dict(await self._consumer.poll(20, 0.2))
         async with self._one_at_a_time:
             for partition, records in found.items():
-                for record in records:
-                    row = (record.key.decode(), int(record.value))
-                    self._effects.execute("INSERT OR IGNORE INTO applied (key, number) VALUES (?, ?)", row)
-                    self._effects.commit()
-                    await asyncio.sleep(0)
+                rows = [(record.key.decode(), int(record.value)) for record in records]
+                await asyncio.to_thread(self._apply, rows)
                 await self._consumer.commit({partition: records[-1].offset + 1})
+
+    def _apply(self, rows: Sequence[tuple[str, int]]) -> None:
+        self._effects.executemany("INSERT OR IGNORE INTO applied (key, number) VALUES (?, ?)", rows)
+        self._effects.commit()
 
 
 def main(url: str, file: str) -> None:
-    with closing(sqlite3.connect(file, timeout=_BUSY_S)) as effects:
+    with closing(sqlite3.connect(file, timeout=_BUSY_S, check_same_thread=False)) as effects:
+        effects.execute("PRAGMA synchronous = OFF")  # processes are killed, not the machine
         asyncio.run(_Member(url, effects).run())
 
 
