@@ -72,6 +72,7 @@ class AlertsEffect:
             idempotency_key=key,
             tags=[TAG],
             owner="alerts",
+            traceparent=event.traceparent,
         )
 
 

@@ -61,6 +61,7 @@ class WebhooksEffect:
             # only its own.
             ordering_key=_short(f"webhook:{name}:{event.key}"),
             owner="webhooks",
+            traceparent=event.traceparent,
             max_retries=_MAX_RETRIES,
             backoff_s=_BACKOFF_S,
         )
