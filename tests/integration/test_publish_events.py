@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import text
 
 from pynomaly_tasks import publish_event, publish_event_async, transaction
-from pynomaly_tasks.bootstrap import Platform
+from pynomaly_tasks.bootstrap import Platform, app
 from pynomaly_tasks.core.event import JOB_EVENTS
 from pynomaly_tasks.core.event_data import EventData
 from pynomaly_tasks.embedded.redis_server import RedisServer
@@ -26,6 +26,7 @@ from support.jobs import settings_from
 from support.kafka import KafkaNode
 from support.own_events import Misdirected, OrderPlaced, Unknown, published
 from support.processes import Programs
+from support.stack import Stack, client
 from support.waiting import wait_until
 
 
@@ -347,3 +348,28 @@ def test_many_threads_publish_at_once(platform: Platform) -> None:
         thread.join(60)
 
     assert published(platform) == {f"thread-{n}": list(range(50)) for n in range(8)}
+
+
+@pytest.mark.parametrize("recycles", [False, True])
+def test_a_child_of_a_worker_publishes_what_its_jobs_have_accepted(
+    tmp_path: Path, redis: RedisServer, recycles: bool
+) -> None:
+    """It ends without Python's own handlers for that: when the worker is told to, and after so many jobs."""
+    stack = Stack(tmp_path / "stack", redis)
+    with client(stack):
+        options = ["--pool", "prefork", "-c", "1", *(["--max-tasks-per-child", "1"] if recycles else [])]
+        worker = stack.worker("support.publishing_worker", *options)
+        jobs = [
+            app.send_task("pynomaly.tasks.publish", kwargs={"n": 200}, queue="default").id for _ in range(2)
+        ]
+        for job in jobs:
+            wait_until(lambda job=job: is_final(stack.platform, job), 30, "the job")
+        worker.stop(30.0)
+
+        assert published(stack.platform) == {job: list(range(200)) for job in jobs}
+    stack.close()
+
+
+def is_final(platform: Platform, job_id: str) -> bool:
+    job = platform.store.find_job(job_id)
+    return job is not None and job.state.is_final

@@ -98,8 +98,9 @@ class KafkaConnection:
             return EventLogUnavailable(
                 f"Kafka ({self.bootstrap_servers}) gave no answer: {'; '.join(reasons)}"
             )
+        # Such as a partition without a leader, or with too few replicas in sync.
         return EventLogUnavailable(
-            f"Kafka ({self.bootstrap_servers}) gave no answer in time: {describe(error)}"
+            f"Kafka ({self.bootstrap_servers}) answers, but not this: {describe(error)}"
         )
 
     async def _probe(self, host: str, port: int) -> str | None:
