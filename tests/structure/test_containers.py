@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import shlex
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,17 @@ def test_redis_takes_its_configuration_and_keeps_what_it_must(tmp_path: Path) ->
         assert client.config_get("appendfsync") == {"appendfsync": "everysec"}
         assert client.config_get("maxmemory*")["maxmemory-policy"] == "noeviction"
         assert int(client.config_get("maxmemory")["maxmemory"]) == 1 << 30
+
+
+def test_image_is_given_every_file_that_the_package_takes_in() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
+    copied = (ROOT / "Dockerfile").read_text().splitlines()
+    let_in = (ROOT / ".dockerignore").read_text().splitlines()
+
+    for path in [*wheel["packages"], *wheel["force-include"]]:
+        assert f"COPY {path} {path}" in copied
+        assert f"!{path}" in let_in
 
 
 def test_kafka_topics_have_their_partitions() -> None:
