@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from pynomaly_tasks.errors import Unavailable
 from pynomaly_tasks.realtime.filters import Filter, FilterIndex
 from pynomaly_tasks.realtime.position import Position
 from pynomaly_tasks.realtime.reader import StreamReader
-from pynomaly_tasks.realtime.streams import STREAM_NAMES
+from pynomaly_tasks.realtime.streams import BEGINNING, STREAM_NAMES, STREAMS
 from pynomaly_tasks.realtime.update import Away, Back, Encoder, Gap, Update
 from pynomaly_tasks.realtime.watcher import Watcher
 
@@ -50,6 +50,15 @@ class StreamHub:
     def position(self) -> Position | None:
         """How far the streams are read; None before they were found."""
         return self._reader.position
+
+    def latest(self, streams: Iterable[str], n_updates: int) -> list[Update]:
+        """The last updates of these streams, oldest first."""
+        held = [
+            update
+            for stream in streams
+            for update in self._reader.histories[STREAMS.index(stream)].after(BEGINNING)[-n_updates:]
+        ]
+        return sorted(held, key=lambda update: update.number)[-n_updates:]
 
     async def start(self) -> None:
         """Begin to read. Redis may be down: the reader waits for it."""
