@@ -20,6 +20,7 @@ for command in (
     event_groups.lag,
     event_groups.replay,
     event_letters.dead_letters,
+    event_log.groups,
     event_log.forget_group,
 ):
     events.add_command(command)

@@ -45,9 +45,12 @@ def test_group_is_forgotten_once_and_not_while_it_runs(
 
     asyncio.run(scenario())
 
+    listed = run("events", "groups", env=env)
     done = run("events", "forget-group", "gone", env=env)
     again = run("events", "forget-group", "gone", env=env)
 
+    assert listed.returncode == 0, listed.stderr
+    assert ["gone", "job_events", "0"] in [line.split() for line in listed.stdout.splitlines()]
     assert (done.returncode, done.stdout) == (0, "forgot gone\n")
     assert again.returncode == 1
     assert "no group 'gone'" in again.stderr

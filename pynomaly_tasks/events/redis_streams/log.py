@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pynomaly_tasks.errors import NotFound
 from pynomaly_tasks.events.redis_streams.connection import Connection
 from pynomaly_tasks.events.redis_streams.consumer import RedisConsumer
-from pynomaly_tasks.events.redis_streams.groups import forget_group
+from pynomaly_tasks.events.redis_streams.groups import forget_group, groups_of
 from pynomaly_tasks.events.redis_streams.producer import RedisProducer
 from pynomaly_tasks.events.redis_streams.reader import RedisReader
 
@@ -51,6 +51,10 @@ class RedisEventLog:
         """See `EventLog.check`."""
         async with aclosing(Connection(self.url, self.timeout_s)) as redis:
             await redis.execute("PING")
+
+    async def groups(self) -> Mapping[str, list[str]]:
+        """Every group that keeps records from being removed, with its topics. Raises EventLogUnavailable."""
+        return await groups_of(self.url, self.topics, timeout_s=self.timeout_s)
 
     async def forget_group(self, group: str) -> None:
         """Drop a group that is gone for good, so that records are no longer kept for it.
