@@ -30,6 +30,7 @@ from pynomaly_tasks.web.app import create_app
 from support.jobs import Engine, settings_from
 from support.processes import Programs
 from support.stores import start, told, told_of
+from support.waiting import wait_until
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 SCHEMAS = {each.type: Draft202012Validator(json_schema(each)) for each in CATALOG}
@@ -115,6 +116,22 @@ def test_events_say_what_a_dashboard_shows(engine: Engine) -> None:
     assert completed["summary"] == job.summary
     assert completed["result"] == f"/api/v1/jobs/{job.id}/result"
     assert (completed["attempt"], completed["state"]) == (2, "succeeded")
+
+
+def test_trace_of_a_message_goes_on_in_the_events_of_its_job_and_of_its_chain(engine: Engine) -> None:
+    first = engine.celery.signature(
+        "pynomaly.tasks.act", kwargs=engine.request(), headers={"traceparent": TRACE}
+    )
+    then = engine.celery.signature("pynomaly.tasks.act", kwargs=engine.request(), immutable=True)
+    result = (first | then).apply_async()
+
+    for job_id in (result.parent.id, result.id):
+        wait_until(lambda: _has_ended(engine, job_id), 30.0, f"job {job_id} to end")  # noqa: B023 - called at once
+        assert {event.traceparent for event in told_of(engine.platform.store, job_id)} == {TRACE}
+
+
+def _has_ended(engine: Engine, job_id: str) -> bool:
+    return types(told_of(engine.platform.store, job_id))[-1:] == ["job.completed"]
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pynomaly_tasks.core.event import JOB_EVENTS, Event, OutboxEntry
 from pynomaly_tasks.core.ids import new_id
 from pynomaly_tasks.core.job import AttemptOutcome, Job, JobError, JobState, NewJob
 from pynomaly_tasks.store.store import Store
-from pynomaly_tasks.store.tables import results
+from pynomaly_tasks.store.tables import outbox, results
 from pynomaly_tasks.store.transitions import Settlement
 
 T = TypeVar("T")
@@ -66,6 +66,20 @@ def told(store: Store, topic: str | None = None) -> list[Event]:
     assert all(isinstance(entry, OutboxEntry) for entry in entries), entries
     events = [entry.event for entry in entries if isinstance(entry, OutboxEntry)]
     return [event for event in events if topic in (None, event.topic)]
+
+
+def states_told_after(store: Store, number: int) -> list[tuple[int, str, JobState]]:
+    """Of each later event of a job: its number, the job's id, and the state that it names."""
+    with store._db.reading() as connection:
+        query = (
+            select(outbox.c.id, outbox.c.payload)
+            .where(outbox.c.id > number, outbox.c.topic == JOB_EVENTS)
+            .order_by(outbox.c.id)
+        )
+        return [
+            (row.id, row.payload["job_id"], JobState(row.payload["state"]))
+            for row in connection.execute(query)
+        ]
 
 
 def count_results(store: Store) -> int:

@@ -18,12 +18,11 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from pynomaly_tasks.core.event import JOB_EVENTS
 from pynomaly_tasks.core.job import ALLOWED, AttemptOutcome, DeadReason, JobState
 from pynomaly_tasks.errors import Conflict, JobAlreadyFinal, StaleAttempt
 from pynomaly_tasks.store.store import Store
 from pynomaly_tasks.store.transitions import Settlement
-from support.stores import ERROR, EXPIRED_S, FAILURE, LEASE_S, SUCCESS, add, retry_after, told
+from support.stores import ERROR, EXPIRED_S, FAILURE, LEASE_S, SUCCESS, add, retry_after, states_told_after
 
 MAX_LOST = 3
 DEAD = Settlement(
@@ -62,6 +61,8 @@ class JobsOfOneStore(RuleBasedStateMachine):
         self.store.migrate()
         self.models: dict[str, Model] = {}
         self.seen: dict[str, JobState] = {}
+        self.told: dict[str, list[JobState]] = {}
+        self.last_told = 0
 
     def teardown(self) -> None:
         self.store.close()
@@ -237,16 +238,16 @@ class JobsOfOneStore(RuleBasedStateMachine):
 
     @invariant()
     def a_result_is_of_the_attempt_that_won_and_each_end_is_told_once(self) -> None:
-        all_told: dict[str, list[JobState]] = {}
-        for event in told(self.store, JOB_EVENTS):
-            all_told.setdefault(event.data["job_id"], []).append(JobState(event.data["state"]))
+        for number, job_id, state in states_told_after(self.store, self.last_told):
+            self.told.setdefault(job_id, []).append(state)
+            self.last_told = number
         for model in self.models.values():
             attempts = self.store.list_attempts(model.id)
             assert [attempt.number for attempt in attempts] == list(range(1, model.attempt + 1))
             n_running = sum(attempt.outcome is AttemptOutcome.RUNNING for attempt in attempts)
             assert n_running == (model.state is JobState.RUNNING)
             # Whoever knows only the events knows the job's state.
-            states = all_told[model.id]
+            states = self.told[model.id]
             assert states[-1] == model.state
             assert sum(state.is_final for state in states) == model.state.is_final
             if model.won is not None:
