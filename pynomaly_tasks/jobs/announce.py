@@ -1,4 +1,4 @@
-"""Telling people who watch that a job changed."""
+"""Telling others of a job at once: people how far it is, the relay that its change is to be published."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from pynomaly_tasks.core.job import Job, Progress
 from pynomaly_tasks.core.redact import mask_url
-from pynomaly_tasks.jobs.ports import Bell, Stream, Updates
+from pynomaly_tasks.jobs.ports import Bell, Stream
 
 
 class Announcer:
@@ -18,10 +18,6 @@ class Announcer:
     def __init__(self, stream: Stream, bell: Bell) -> None:
         self._stream = stream
         self._bell = bell
-
-    def publish(self, update: Mapping[str, Any]) -> None:
-        """See `Updates.publish`."""
-        self._stream.publish(update)
 
     def publish_progress(self, job_id: str, build: Callable[[], Mapping[str, Any]]) -> None:
         """See `Stream.publish_progress`."""
@@ -36,28 +32,22 @@ class Announcer:
         self._bell.ring()
 
 
-def announce(updates: Updates, job: Job) -> None:
-    """Send the job's state; have the events of its change published."""
-    updates.wake_relay()
-    updates.publish(_frame(job, None, job.progress))
+def announce_progress(stream: Stream, job: Job, progress: Progress) -> None:
+    """Send how far the job is, as far as people can follow; its changes of state come as events."""
+    stream.publish_progress(job.id, lambda: _frame(job, progress))
 
 
-def announce_progress(updates: Updates, job: Job, progress: Progress) -> None:
-    """Send how far the job is, as far as people can follow."""
-    updates.publish_progress(job.id, lambda: _frame(job, "job.progress", progress))
-
-
-def _frame(job: Job, event: str | None, progress: Progress | None) -> dict[str, Any]:
+def _frame(job: Job, progress: Progress) -> dict[str, Any]:
     dataset = job.request.get("dataset")
     return {
         "type": "job",
-        "event": event,
+        "event": "job.progress",
         "job_id": job.id,
         "kind": job.kind,
         "queue": job.queue,
         "state": job.state.value,
         "attempt": job.attempt,
-        "progress": None if progress is None else asdict(progress),
+        "progress": asdict(progress),
         "summary": job.summary,
         "error": None if job.error is None else {"type": job.error.type, "message": job.error.message},
         "tags": list(job.tags),

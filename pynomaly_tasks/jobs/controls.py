@@ -10,7 +10,6 @@ from pynomaly_tasks.core import ids
 from pynomaly_tasks.core.audit_events import Actor, JobReplayed, user_at
 from pynomaly_tasks.core.job import Job, JobState
 from pynomaly_tasks.errors import Conflict, InvalidRequest
-from pynomaly_tasks.jobs.announce import announce
 from pynomaly_tasks.jobs.ports import Updates
 from pynomaly_tasks.jobs.submission import Submission
 from pynomaly_tasks.jobs.submit import Submitter
@@ -48,7 +47,7 @@ class Controls:
             self._submitter.report_end(changed.job)
         else:
             self._submitter.hurry(changed.job)
-        announce(self._updates, changed.job)
+        self._updates.wake_relay()
         return changed.job
 
     def replay(

@@ -29,10 +29,7 @@ class Queue(Protocol):
 
 
 class Stream(Protocol):
-    """Live updates for people watching; best effort."""
-
-    def publish(self, update: Mapping[str, Any]) -> None:
-        """Send; never raises, never waits long."""
+    """Live updates for people watching; best effort. No call raises, none waits long."""
 
     def publish_progress(self, job_id: str, build: Callable[[], Mapping[str, Any]]) -> None:
         """Send what ``build()`` makes, or a later one instead: not all, but the latest always."""

@@ -27,7 +27,7 @@ from pynomaly_tasks.errors import (
     StoreUnavailable,
     TimeLimitExceeded,
 )
-from pynomaly_tasks.jobs.announce import announce, announce_progress
+from pynomaly_tasks.jobs.announce import announce_progress
 from pynomaly_tasks.jobs.context import Kind, Outcome
 from pynomaly_tasks.jobs.ports import ArtifactWriter, Updates
 from pynomaly_tasks.jobs.submit import Submitter
@@ -205,7 +205,7 @@ class Runner:
     def _attempt(
         self, job: Job, on_start: Callable[[Job], None], on_progress: Callable[[Progress], None]
     ) -> Settlement:
-        announce(self._updates, job)
+        self._updates.wake_relay()
         on_start(job)
         return self._perform(job, on_progress, time.monotonic())
 
@@ -239,9 +239,9 @@ class Runner:
                 return Finished(job=changed.job, ran=True, error=error)
 
     def report(self, changed: Changed) -> None:
-        """Ring for the jobs that a change let into their queue, and tell who watches."""
+        """Ring for the jobs that a change let into their queue, and have its events published."""
         self._submitter.ring(changed.queued)
-        announce(self._updates, changed.job)
+        self._updates.wake_relay()
 
     def _perform(self, job: Job, on_progress: Callable[[Progress], None], started: float) -> Settlement:
         kind = self._kinds.get(job.kind)

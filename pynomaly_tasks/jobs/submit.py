@@ -12,7 +12,6 @@ from pynomaly_tasks.core.ids import is_job_id, new_id
 from pynomaly_tasks.core.job import Job, JobState, Json, NewJob
 from pynomaly_tasks.core.retry import RetryPolicy
 from pynomaly_tasks.errors import BrokerUnavailable, InvalidRequest, StoreUnavailable
-from pynomaly_tasks.jobs.announce import announce
 from pynomaly_tasks.jobs.context import Kind
 from pynomaly_tasks.jobs.options import JobOptions
 from pynomaly_tasks.jobs.ports import Queue, Updates
@@ -63,11 +62,7 @@ class Submitter:
             )
         stored = self._store.insert_jobs([self._new_job(each) for each in submissions])
         self.ring([job for job, created in stored if created and job.state is JobState.QUEUED])
-        if len(stored) <= 100:
-            for job, created in stored:
-                if created:
-                    announce(self._updates, job)
-        else:
+        if any(created for _, created in stored):
             self._updates.wake_relay()
         return [job for job, _ in stored]
 
