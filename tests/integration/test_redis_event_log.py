@@ -418,6 +418,26 @@ def test_new_record_wakes_the_waiting_member_at_once(url: str) -> None:
     asyncio.run(scenario())
 
 
+def test_large_records_come_in_small_answers(url: str) -> None:
+    async def scenario() -> None:
+        async with producing(url) as producer, Member(url) as member:
+            large = [record(key=f"job-{n}", value="x" * 500_000) for n in range(150)]
+            assert await producer.send(large) == [None] * 150
+            sizes: list[int] = []
+            while sum(sizes) < 150:
+                sizes.append(sum(len(found) for found in (await member.consumer.poll(500, 1.0)).values()))
+            assert sum(sizes) == 150
+            assert max(sizes) <= 3 * 16
+            assert max(sizes[2:]) * 500_000 <= 8 << 20
+
+            await producer.send([record(key=f"job-{n}", value="x") for n in range(5_000)])
+            assert len(await member.take(5_000)) == 5_000
+            await producer.send([record(key=f"job-{n}", value="x") for n in range(1_000)])
+            assert sum(len(found) for found in (await member.consumer.poll(500, 1.0)).values()) > 400
+
+    asyncio.run(scenario())
+
+
 # Keeping
 
 

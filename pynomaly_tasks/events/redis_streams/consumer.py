@@ -20,6 +20,9 @@ log = get_logger(__name__)
 # Two renewals may fail before another member can take the partitions; the third comes in time.
 _RENEWALS_PER_LEASE = 4
 _LONGEST_BLOCK_S = 5.0
+#: Of one answer, about: Redis takes a number of entries alone, and one may have half a megabyte.
+_ANSWER_BYTES = 8 << 20
+_FIRST_COUNT = 16
 
 
 class RedisConsumer:
@@ -49,6 +52,7 @@ class RedisConsumer:
         self._leaving: set[Partition] = set()  # asked to be given up
         self._seen_change = "0-0"
         self._n_busy = 1  # partitions that had records the last time
+        self._count = _FIRST_COUNT  # of each partition; follows the size of what comes
         # What a renewal answers and what was released meanwhile must not overtake one another.
         self._sharing = asyncio.Lock()
         self._look_now = asyncio.Event()
@@ -105,19 +109,28 @@ class RedisConsumer:
         after = {keys.changes(self._group): self._seen_change}
         after |= {keys.stream(p): keys.entry_id_of(max(0, self._positions[p] - 1)) for p in wanted}
         block = ("BLOCK", max(1, int(block_s * 1_000))) if block_s > 0 else ()
-        count = max(1, max_records // self._n_busy)
+        count = max(1, min(max_records // self._n_busy, self._count))
         answer = await self._connection.execute(
             "XREAD", "COUNT", count, *block, "STREAMS", *after, *after.values(), may_block_s=block_s
         )
         entries: dict[bytes, Any] = dict(answer or ())
         changed = entries.pop(keys.changes(self._group).encode(), None)
-        self._n_busy = max(1, len(entries))
+        self._fit(count, entries)
         if changed:
             self._seen_change = changed[-1][0].decode()
             self._look_now.set()
         if not self._membership.is_sure():
             return {}  # this process was paused while it read: somebody else may read these by now
         return self._hand_out(max_records, wanted, entries)
+
+    def _fit(self, count: int, entries: Mapping[bytes, Any]) -> None:
+        """Ask for fewer records the next time when these were large, for more when there are many small ones."""
+        self._n_busy = max(1, len(entries))
+        sizes = [sum(map(len, fields.values())) for found in entries.values() for _, fields in found]
+        if sum(sizes) > _ANSWER_BYTES:
+            self._count = max(1, count // 2)
+        elif sum(sizes) < _ANSWER_BYTES // 4 and any(len(found) == self._count for found in entries.values()):
+            self._count *= 2
 
     def _hand_out(
         self, max_records: int, wanted: Sequence[Partition], entries: Mapping[bytes, Any]
