@@ -114,7 +114,7 @@ _ANY_KEY = "What is to stay in order."
 _KEYS = {
     "job_events": "The job's ordering key, or else its id.",
     "anomaly_events": "The job's ordering key, or else its id.",
-    "audit_events": "What was acted on.",
+    "audit_events": "What was acted on; of a job its ordering key, or else its id.",
 }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Any
 
 from pydantic import TypeAdapter
 
@@ -15,6 +14,7 @@ from pynomaly_tasks.core.audit_events import (
     JobCancelRequested,
     JobReplayed,
 )
+from pynomaly_tasks.core.event import Event
 from pynomaly_tasks.core.event_data import EventData
 from pynomaly_tasks.core.job_events import (
     JobCancelled,
@@ -132,7 +132,7 @@ class Catalog:
 CATALOG = Catalog()
 
 
-def parse(event: Any, catalog: Catalog = CATALOG) -> EventData:
+def parse(event: Event, catalog: Catalog = CATALOG) -> EventData:
     """An event's data as the class of its type. Raises KeyError for a type that is not in the catalogue."""
     event_type = catalog.find_schema(schema_id(event.type, event.version))
     if event_type is None:
