@@ -80,7 +80,8 @@ def transaction(platform: Platform | None = None) -> Iterator[Connection]:
 
     What is executed on its connection and the events that are published inside are kept together, or,
     when the block raises, not at all. Use nothing else of the platform inside: on SQLite it would wait
-    for this transaction to end.
+    for this transaction to end. What was published before with ``wait=False`` may come after what is
+    published inside, also with the same key.
     """
     with (platform or current_platform()).store.event_transactions.transaction() as connection:
         yield connection

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
+import subprocess
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from pynomaly_tasks.events.kafka.connection import KafkaConnection
 from pynomaly_tasks.events.kafka.producer import KafkaProducer
 from pynomaly_tasks.events.ports import Record
 from support.event_logs import KafkaLog, Member, append, by_key, numbered, until
-from support.kafka import SASL_PASSWORD, SASL_USER, KafkaNode
+from support.kafka import _CLUSTER_ID, SASL_PASSWORD, SASL_USER, KafkaNode, _home
 from support.transport_servers import Certificates, make_certificates
 
 TIMEOUT_S = 5.0
@@ -331,6 +333,45 @@ def test_a_consumer_and_a_reader_name_the_wrong_password_too(kafka: KafkaNode) -
             await log.reader().read("t", since=None, until=None, max_records=1)
 
     run(scenario())
+
+
+class ScramNode(KafkaNode):
+    """One with a user of SCRAM, whom Kafka's own tool makes before the first start."""
+
+    def format(self, voters: Mapping[int, int]) -> None:
+        super().format(voters)
+        shutil.rmtree(self.directory / "data")
+        home = _home()
+        user = f"[name={SASL_USER},password={SASL_PASSWORD}]"
+        made = subprocess.run(
+            [(home / "java").resolve(), f"@{home / 'jvm.args'}", "kafka.tools.StorageTool", "format",
+             "--cluster-id", _CLUSTER_ID, "--config", self.directory / "server.properties",
+             "--add-scram", f"SCRAM-SHA-256={user}", "--add-scram", f"SCRAM-SHA-512={user}"],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert made.returncode == 0, made.stdout + made.stderr
+
+
+def test_a_login_by_scram_works_and_a_wrong_password_is_named() -> None:
+    scram = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
+    node = ScramNode(
+        properties={
+            "listener.name.sasl.sasl.enabled.mechanisms": "SCRAM-SHA-256,SCRAM-SHA-512",
+            "listener.name.sasl.scram-sha-256.sasl.jaas.config": scram,
+            "listener.name.sasl.scram-sha-512.sasl.jaas.config": scram,
+        }
+    )
+    try:
+        node.start()
+        for mechanism in ("SCRAM-SHA-256", "SCRAM-SHA-512"):
+            log = KafkaLog(node.bootstrap, node)
+            log.connection = connection(node, sasl_mechanism=mechanism)
+            topic = node.new_topic()
+            run(append(log, *numbered(topic, 3)))
+            wrong = connection(node, sasl_mechanism=mechanism, sasl_password="wrong")
+            assert "kafka.sasl_password" in asyncio.run(_refusal(wrong))
+    finally:
+        node.close()
 
 
 def test_what_a_login_needs_is_asked_for(tmp_path: Path) -> None:

@@ -196,6 +196,24 @@ def test_an_event_of_a_transaction_is_not_published_if_that_rolls_back(platform:
     connection.close()
 
 
+def test_a_transaction_on_postgresql_holds_its_events_too(
+    tmp_path: Path, redis: RedisServer, postgres_url: str
+) -> None:
+    platform = Platform(settings_from(environment(tmp_path, redis, PYNOMALY_STORE__URL=postgres_url)))
+    with pytest.raises(ZeroDivisionError), transaction(platform):
+        publish_event(OrderPlaced(number=1), key="a", platform=platform)
+        raise ZeroDivisionError
+    with transaction(platform):
+        publish_event(OrderPlaced(number=2), key="a", platform=platform)
+        assert platform.store.list_unsent(10) == []
+    publish_event(OrderPlaced(number=3), key="a", platform=platform)
+
+    entries = platform.store.list_unsent(10)
+    assert [entry.event.data["number"] for entry in entries] == [2, 3]
+    assert published(platform) == {}
+    platform.close()
+
+
 def test_a_transaction_belongs_to_its_thread(platform: Platform) -> None:
     with transaction(platform):
         with pytest.raises(RuntimeError, match="open already"), transaction(platform):

@@ -94,6 +94,9 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
         end_s = time.monotonic() + timeout_s
         while True:
             self._coordinator.check_errors()
+            if (fetching := self.consumer._fetcher._fetch_task).done():
+                fetching.result()  # it raises what ended it, which aiokafka would keep for itself
+                raise KafkaError("reading ended")
             wanted = [partition for partition in self.assigned() if Partition(*partition) not in paused]
             if wanted and (found := await self._read(wanted, max_records, end_s)):
                 self._next |= {partition: records[-1].offset + 1 for partition, records in found.items()}
