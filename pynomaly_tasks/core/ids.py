@@ -23,6 +23,6 @@ def new_id() -> str:
     value |= milliseconds << 80
     value &= ~(0xF << 76) & ~(0x3 << 62)
     value |= (0x7 << 76) | (0x2 << 62)
-    # As str(UUID(int=value)) writes it, in a third of the time: every event has one.
+    # As str(UUID(int=value)) writes it, without the object: every event has an id.
     text = f"{value:032x}"
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
