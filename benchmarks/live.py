@@ -6,7 +6,7 @@ Push: XADD of 480 bytes -> stream -> server -> WebSocket, each client watching e
 then as fast as they go. The peer reads the same stream and calls `broadcast`: the least that a server in Python can do
 with that library. In turns; medians of the rounds.
 
-Commit to browser: `job.completed` of 100 jobs a second, settled in the store, through outbox relay, event log, the
+Commit to browser: `job.completed` of 100 jobs a second, settled in PostgreSQL (fsync on), through outbox relay, event log, the
 dashboard's consumer and the live stream to 100 WebSocket clients, each stage by its own time stamp (wall clock of one
 machine, whole milliseconds at the log and the stream). Clients, servers, relay and consumer are processes of their own.
 """
@@ -318,8 +318,10 @@ def commit_tables(rounds: int, seconds: float, with_kafka: bool) -> None:
         env: dict[str, dict[str, str]] = {"redis_streams": {}}
         if with_kafka:
             env["kafka"] = kafka_env(stack)
+        postgres = durable_postgres(stack)
         for _ in range(rounds):
             for backend in backends:
+                env[backend]["PYNOMALY_STORE__URL"] = postgres.new_database()
                 with tempfile.TemporaryDirectory() as text, RedisServer(Path(text) / "redis") as redis_server:
                     run = commit_to_browser(backend, env[backend], redis_server, Path(text), seconds)
                     found.setdefault(backend, []).append(run)
@@ -330,6 +332,21 @@ def commit_tables(rounds: int, seconds: float, with_kafka: bool) -> None:
             p50 = statistics.median(percentile(run[stage], 0.5) for run in runs)
             p99 = statistics.median(percentile(run[stage], 0.99) for run in runs)
             print(f"| {backend} | {stage} | {p50:.1f} | {p99:.1f} |")
+
+
+def durable_postgres(stack: ExitStack) -> Any:
+    """A PostgreSQL of its own, with fsync on."""
+    from support.servers import PostgresCluster
+
+    class Durable(PostgresCluster):
+        def _command(self, data: Path) -> list[str | Path]:
+            durable = {"fsync=off": "fsync=on", "full_page_writes=off": "full_page_writes=on"}
+            return [durable.get(str(part), part) for part in super()._command(data)]
+
+    cluster = Durable()
+    stack.callback(cluster.close)
+    cluster.start()
+    return cluster
 
 
 def kafka_env(stack: ExitStack) -> dict[str, str]:

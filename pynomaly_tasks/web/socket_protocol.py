@@ -61,8 +61,10 @@ class SocketProtocol(WebSocketsSansIOProtocol):
         )
         self.close_sent = True
         self.transport.write(b"".join(self.conn.data_to_send()))
+        self.read_paused = False
         self.transport.resume_reading()
-        self.loop.call_later(_LINGER_S, self.transport.abort)
+        # While there is a timer, Uvicorn leaves the connection open when the application has returned.
+        self.close_timer = self.loop.call_later(_LINGER_S, self.transport.abort)
 
     def keepalive_timeout(self) -> None:
         """A client that answers no ping takes no farewell either."""
