@@ -16,7 +16,7 @@ class Position(NamedTuple):
 
     >>> here = Position.parse("mi0v3k9c.0.0.mi0v3kaa-2")
     >>> here.entries[3]
-    EntryId(at_ms=1763839441474, number=2)
+    EntryId(at_ms=1763245926514, number=2)
     >>> str(here)
     'mi0v3k9c.0.0.mi0v3kaa-2'
     """
