@@ -25,7 +25,9 @@ from pynomaly_tasks.events.cloudevents import decode, encode
 from pynomaly_tasks.events.ports import StoredRecord
 from pynomaly_tasks.events.schemas import json_schema
 from pynomaly_tasks.jobs.submission import Submission
+from pynomaly_tasks.queueing.kept import replay_message
 from pynomaly_tasks.store.transitions import Settlement
+from pynomaly_tasks.tasks import maintenance
 from pynomaly_tasks.web.app import create_app
 from support.jobs import Engine, settings_from
 from support.processes import Programs
@@ -347,6 +349,34 @@ def test_web_tells_the_client_and_takes_its_trace(platform: Platform) -> None:
     traced, untraced = (told_of(platform.store, answers[number].json()["id"]) for number in (1, 3))
     assert {event.traceparent for event in traced} == {TRACE}
     assert TRACE not in {event.traceparent for event in check(untraced)}
+
+
+def test_a_health_report_is_told_with_the_jobs_of_each_queue(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    platform.submit("profile_dataset", {"dataset": dataset(platform)})
+    monkeypatch.setattr(maintenance, "current_platform", lambda: platform)
+
+    maintenance.monitor_health()
+
+    [event] = check(told(platform.store, "system_events"))
+    assert (event.type, event.data["jobs"]) == ("system.health", {"data_processing": {"queued": 1}})
+    assert event.data["messages_ready"] == {"data_processing": 1}
+
+
+def test_a_message_that_was_no_job_and_is_sent_again_is_told(platform: Platform) -> None:
+    dataset(platform)
+    arguments = json.dumps({"args": [], "kwargs": {"dataset": "spikes.csv", "bins": 5}}).encode()
+    platform.store.add_unreadable(
+        "data_processing", "profile_dataset", arguments, DeadReason.UNREADABLE, "bins?"
+    )
+    [letter] = platform.store.list_dead_letters()
+
+    job_id = replay_message(platform, letter, {"bins": None, "n_bins": 5}, Actor(name="ana", door="cli"))
+
+    [event] = check(told(platform.store, "audit_events"))
+    assert event.type == "audit.dead_letter.replayed"
+    assert (event.data["replayed_as"], event.data["edited"]) == (job_id, ["bins", "n_bins"])
 
 
 def test_a_summary_too_large_for_an_event_is_told_by_its_usual_values(platform: Platform) -> None:
