@@ -142,3 +142,29 @@ def test_a_page_whose_connection_broke_gets_what_it_missed(
         told = page.evaluate("window.told")
 
     assert told == [1, 2, 3]
+
+
+def test_a_person_who_signed_in_may_watch_over_both_ways(browser, own_redis, programs, tmp_path, publisher):
+    env = web_env(own_redis.url, tmp_path / "data", WEB__API_KEY="s3cret")
+    with running_web(programs, env) as web:
+        context = browser.new_context(base_url=web.address)
+        page = context.new_page()
+        page.goto("/")
+        page.fill("input[name=key]", "s3cret")
+        page.keyboard.press("Enter")
+        expect(page.locator("#live")).to_have_text("live", timeout=TIMEOUT_MS)
+        told = page.evaluate(
+            """() => new Promise((resolve, reject) => {
+                const types = [];
+                const socket = new WebSocket(location.origin.replace("http", "ws") + "/ws", ["pynomaly.v1"]);
+                socket.onopen = () => socket.send(JSON.stringify({ type: "subscribe", name: "all" }));
+                socket.onerror = () => reject(new Error("refused"));
+                socket.onmessage = (event) => {
+                    types.push(JSON.parse(event.data).type);
+                    if (types.length === 2) resolve([...types, socket.protocol]);
+                };
+            })"""
+        )
+        context.close()
+
+    assert told == ["welcome", "subscribed", "pynomaly.v1"]
