@@ -12,6 +12,9 @@ import redis
 
 #: A stream; the ids of its entries are the server's time in ms.
 LOG = "log"
+#: What a worker sent just before it was killed, Redis may read after it was told of the kill. A process
+#: that is given the same number again needs longer than this to be a worker.
+LATE_S = 1.0
 
 
 @dataclass(slots=True)
@@ -59,16 +62,20 @@ def write_kill(effects: redis.Redis, group: int) -> Iterator[None]:
 def read_runs(effects: redis.Redis) -> Mapping[int, list[Run]]:
     """All runs of each number, in the order of their starts."""
     runs: dict[str, Run] = {}
+    kills: dict[int, dict[str, float]] = defaultdict(dict)
     entries: Iterable[tuple[bytes, dict[bytes, bytes]]] = effects.xrange(LOG)  # type: ignore[assignment]
     for entry_id, raw in entries:
         entry = {name.decode(): value.decode() for name, value in raw.items()}
         at = int(entry_id.split(b"-")[0]) / 1000
         group = int(entry["group"])
         if entry["what"] == "start":
-            runs[entry["run"]] = Run(int(entry["number"]), group, at, float(entry["clock"]) - at)
+            run = runs[entry["run"]] = Run(int(entry["number"]), group, at, float(entry["clock"]) - at)
+            if at - kills[group].get("killed", at - 2 * LATE_S) < LATE_S:
+                run.killing_at, run.killed_at = kills[group]["killing"], kills[group]["killed"]
         elif entry["what"] == "end":
             runs[entry["run"]].ended_at = at
         else:
+            kills[group][entry["what"]] = at
             for run in runs.values():
                 if run.group == group and run.killed_at is None:
                     setattr(run, f"{entry['what']}_at", at)
