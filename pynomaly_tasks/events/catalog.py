@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cached_property
 
-from pydantic import TypeAdapter
+import orjson
+from pydantic import TypeAdapter, ValidationError
 
 from pynomaly_tasks.core.audit_events import (
     DatasetUploaded,
@@ -35,6 +36,7 @@ from pynomaly_tasks.core.work_events import (
     NotificationSent,
     ReportReady,
 )
+from pynomaly_tasks.errors import FieldProblem, InvalidInput
 
 #: Ours, in the order in which they are shown.
 TYPES: tuple[type[EventData], ...] = (
@@ -138,3 +140,27 @@ def parse(event: Event, catalog: Catalog = CATALOG) -> EventData:
     if event_type is None:
         raise KeyError(event.type)
     return event_type.adapter.validate_python(event.data)
+
+
+def require_valid(data: EventData, catalog: Catalog = CATALOG) -> None:
+    """Raise InvalidInput, which names the field, for data that no consumer could read."""
+    event_type = catalog.find_schema(schema_id(data.type, data.version))
+    if event_type is None or event_type.model is not type(data):
+        raise InvalidInput.of(
+            "events",
+            f"{type(data).__name__} is no type of the catalogue: add it with pynomaly_tasks.add_event_type, in every "
+            "process that publishes or reads it",
+        )
+    try:
+        event_type.adapter.validate_json(orjson.dumps(data, option=orjson.OPT_SERIALIZE_NUMPY), strict=True)
+    except TypeError as error:
+        raise InvalidInput.of("events", f"{data.type} cannot be written as JSON: {error}") from error
+    except ValidationError as error:
+        raise InvalidInput(
+            *(
+                FieldProblem(
+                    field=".".join(("events", data.type, *map(str, each["loc"]))), message=each["msg"]
+                )
+                for each in error.errors(include_url=False, include_input=False, include_context=False)
+            )
+        ) from error

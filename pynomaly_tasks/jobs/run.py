@@ -27,6 +27,7 @@ from pynomaly_tasks.errors import (
     StoreUnavailable,
     TimeLimitExceeded,
 )
+from pynomaly_tasks.events.catalog import require_valid
 from pynomaly_tasks.jobs.announce import announce_progress
 from pynomaly_tasks.jobs.context import Kind, Outcome
 from pynomaly_tasks.jobs.ports import ArtifactWriter, Updates
@@ -265,6 +266,8 @@ class Runner:
         self.running[job.id] = context
         try:
             outcome = kind.perform(context, validated(kind.request_model, job.request), self._services)
+            for event in outcome.events:
+                require_valid(event)
             artifacts = {
                 name: self._artifacts.put(job.id, job.attempt, name, path)
                 for name, path in outcome.files.items()

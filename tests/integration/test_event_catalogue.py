@@ -13,17 +13,20 @@ from typing import Any
 import httpx
 import pytest
 from jsonschema import Draft202012Validator
+from pydantic import BaseModel
 
 from pynomaly_tasks.bootstrap import Platform
 from pynomaly_tasks.core.audit_events import Actor, user_at
 from pynomaly_tasks.core.event import Event
 from pynomaly_tasks.core.job import AttemptOutcome, DeadReason, Job, JobState
 from pynomaly_tasks.core.trace import is_traceparent, traceparent_of
+from pynomaly_tasks.core.work_events import AnomalyDetected
 from pynomaly_tasks.embedded.redis_server import RedisServer
 from pynomaly_tasks.events.catalog import CATALOG
 from pynomaly_tasks.events.cloudevents import decode, encode
 from pynomaly_tasks.events.ports import StoredRecord
 from pynomaly_tasks.events.schemas import json_schema
+from pynomaly_tasks.jobs.context import JobContext, Kind, Outcome
 from pynomaly_tasks.jobs.submission import Submission
 from pynomaly_tasks.queueing.kept import replay_message
 from pynomaly_tasks.store.transitions import Settlement
@@ -52,6 +55,10 @@ def check(events: list[Event]) -> list[Event]:
         assert list(SCHEMAS[event.type].iter_errors(event.data)) == []
         assert is_traceparent(event.traceparent or "") or event.topic in ("audit_events", "system_events")
     return events
+
+
+class NothingAsked(BaseModel):
+    """The request of a kind that needs to know nothing."""
 
 
 def types(events: list[Event]) -> list[str]:
@@ -183,6 +190,28 @@ def test_a_detection_tells_its_anomalies_before_its_end(platform: Platform) -> N
     assert (first["rank"], first["row"] % 100, first["causes"][0]["column"]) == (1, 50, "price")
     names = types(told(platform.store))
     assert names.index("anomaly.detected") < names.index("job.completed")
+
+
+def test_a_kind_whose_event_no_consumer_could_read_fails_by_the_name_of_the_field(
+    redis_server: RedisServer, tmp_path: Path
+) -> None:
+    def perform(context: JobContext, request: Any, services: Any) -> Outcome:
+        facts = {"n_scored": 1, "n_anomalies": -1, "batch": 1, "n_batches": 1, "anomalies": ()}
+        event = AnomalyDetected(
+            job_id=context.job_id, result="/", dataset="x", detector="mine", threshold=0.5, **facts
+        )
+        return Outcome(events=[event])
+
+    env = {"PYNOMALY_REDIS__URL": redis_server.url, "PYNOMALY_DATA__DIRECTORY": str(tmp_path / "platform")}
+    kind = Kind(name="mine", queue="default", request_model=NothingAsked, perform=perform)
+    platform = Platform(settings_from(env), kinds={"mine": kind})
+
+    job = run(platform, "mine", {})
+
+    assert (job.state, job.error.type) == (JobState.FAILED, "InvalidInput")
+    assert job.error.message.startswith("events.anomaly.detected.n_anomalies: ")
+    assert types(check(told(platform.store))) == ["job.submitted", "job.started", "job.failed"]
+    platform.close()
 
 
 def test_many_anomalies_come_in_events_of_a_hundred_in_order(platform: Platform) -> None:

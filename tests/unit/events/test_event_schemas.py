@@ -16,7 +16,8 @@ from jsonschema import Draft202012Validator
 from pydantic import Field
 
 from pynomaly_tasks.core.event_data import EventData
-from pynomaly_tasks.events.catalog import CATALOG, Catalog, EventType
+from pynomaly_tasks.errors import InvalidInput
+from pynomaly_tasks.events.catalog import CATALOG, Catalog, EventType, require_valid
 from pynomaly_tasks.events.schemas import breaking_changes, json_schema
 
 SCRIPT = Path(__file__).parents[3] / "scripts" / "generate_event_docs.py"
@@ -157,6 +158,19 @@ def test_type_of_ones_own_is_added_once() -> None:
     catalog.add(Sample)
 
     assert [each.type for each in catalog] == ["sample.made"]
+
+
+def test_data_that_no_consumer_could_read_is_refused_by_the_name_of_its_field() -> None:
+    catalog = Catalog((Sample,))
+    part: Any = Part(name="a", size=-1)
+
+    require_valid(Sample(label="a", parts=()), catalog)
+    with pytest.raises(InvalidInput, match=r"events\.sample\.made\.parts\.0\.size: "):
+        require_valid(Sample(label="a", parts=(part,)), catalog)
+    with pytest.raises(InvalidInput, match="cannot be written as JSON"):
+        require_valid(Sample(label=object(), parts=()), catalog)  # type: ignore[arg-type]
+    with pytest.raises(InvalidInput, match="add_event_type"):
+        require_valid(Sample(label="a", parts=()), Catalog(()))
 
 
 def test_another_class_for_the_same_type_and_version_is_refused() -> None:
