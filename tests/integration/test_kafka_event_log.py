@@ -16,8 +16,9 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import OutOfOrderSequenceNumber
 from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 
-from pynomaly_tasks.errors import EventLogUnavailable, EventRefused, InvalidSettings
+from pynomaly_tasks.errors import EventLogUnavailable, EventRefused, InvalidSettings, PartitionLost
 from pynomaly_tasks.events.kafka.connection import KafkaConnection
+from pynomaly_tasks.events.kafka.consumer import KafkaConsumer
 from pynomaly_tasks.events.kafka.producer import KafkaProducer
 from pynomaly_tasks.events.ports import Record
 from support.event_logs import KafkaLog, Member, append, by_key, numbered, until
@@ -227,6 +228,37 @@ def test_a_consumer_of_a_topic_that_is_not_there_says_so(kafka: KafkaNode, log: 
         consumer = log.consumer(kafka.unique_name(), ["nowhere"])
         with pytest.raises(EventLogUnavailable, match="no topic nowhere; create it"):
             await consumer.start(Member(log, "g", []))
+        await consumer.stop()
+
+    run(scenario())
+
+
+def test_a_member_that_polls_no_more_is_replaced_but_not_one_whose_partitions_are_all_paused(
+    kafka: KafkaNode, log: KafkaLog
+) -> None:
+    async def scenario() -> None:
+        topic, group = kafka.new_topic(), kafka.unique_name()
+        await append(log, *numbered(topic, 3))
+        consumer = KafkaConsumer(log.connection, group=group, topics=[topic], max_poll_s=1.5)
+        told = Member(log, group, [topic])
+        await consumer.start(told)
+        while not (found := await consumer.poll(10, 1.0)):
+            pass
+        offsets = {one: records[-1].offset + 1 for one, records in found.items()}
+        told.commits_when_revoked = False
+
+        for _ in range(8):
+            assert await consumer.poll(10, 0.5, paused=list(found)) == {}
+        await consumer.commit(offsets)
+        assert told.revocations == []
+
+        await asyncio.sleep(4)  # no poll: what is tested
+        with pytest.raises(PartitionLost):
+            await consumer.commit(offsets)
+        await append(log, *numbered(topic, 1, first=3))
+        while not (found := await consumer.poll(10, 1.0)):
+            pass
+        assert [record.value for records in found.values() for record in records] == [b"3"]
         await consumer.stop()
 
     run(scenario())

@@ -93,6 +93,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
         """The next records. Raises KafkaError. May be cancelled: what was not returned comes again."""
         end_s = time.monotonic() + timeout_s
         while True:
+            self._note_poll()
             self._coordinator.check_errors()
             if (fetching := self.consumer._fetcher._fetch_task).done():
                 fetching.result()  # it raises what ended it, which aiokafka would keep for itself
@@ -128,7 +129,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
         except (TimeoutError, IllegalStateError):
             return {}
         finally:
-            self._end_fetch()
+            self._note_poll()
         return found
 
     async def _wait_for_news(self, timeout_s: float) -> None:
@@ -140,9 +141,9 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
         finally:
             waiter.cancel()
 
-    def _end_fetch(self) -> None:
-        # aiokafka counts a `getmany` that raised as one that runs for ever, and would never notice that
-        # this member reads no more.
+    def _note_poll(self) -> None:
+        # aiokafka leaves the group when nothing was asked for in a while. It takes a poll of paused
+        # partitions for none, and a `getmany` that raised for one that still runs.
         subscription = self.consumer._subscription
         subscription._fetch_count = 0
         subscription._last_fetch_ended = time.monotonic()
