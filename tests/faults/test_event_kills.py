@@ -44,6 +44,10 @@ def test_every_event_arrives_once_and_in_order_while_all_are_killed_in_turn(
 
     assert problems == {}
     assert set(run.kills) == {"relay", "dashboard", "audit", "alerts", "webhooks", "log"}
+    run.spoil()
+    seen = run.check().problems()
+    assert {"not_in_topic", "phantoms", "reordered_keys", "not_applied", "applied_twice"} <= seen.keys()
+    assert {"dashboard", "audit"} <= seen["not_applied"].keys()
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import redis
-from sqlalchemy import select
+from sqlalchemy import delete, insert, select
 
 from pynomaly_tasks.consumers.groups import OURS
 from pynomaly_tasks.core.job import Job, JobState
@@ -27,7 +27,7 @@ from pynomaly_tasks.errors import JobAlreadyFinal
 from pynomaly_tasks.events.ports import StoredRecord
 from pynomaly_tasks.events.replay import ReplayRange, read_all
 from pynomaly_tasks.realtime.streams import STREAMS
-from pynomaly_tasks.store.tables import outbox
+from pynomaly_tasks.store.tables import audit_log, outbox
 from support.jobs import Engine
 from support.processes import Program
 from support.waiting import wait_until
@@ -259,6 +259,22 @@ class EventKillRun:
         self._check_alerts(verdict, rows, jobs)
         self._check_webhooks(verdict, rows, jobs)
         return verdict
+
+    def spoil(self) -> None:
+        """Do what must not happen, so that the checker shows that it sees it."""
+        with redis.Redis.from_url(self.engine.settings.redis.streams()) as client:
+            (gone, _), (_, twice) = client.xrange(STREAMS[0], count=2)
+            client.xdel(STREAMS[0], gone)
+            client.xadd(STREAMS[0], twice)
+        store = self.engine.platform.store
+        with store._db.writing() as connection:
+            lost, first = self._rows()[:2]
+            connection.execute(delete(audit_log))
+            connection.execute(delete(outbox).where(outbox.c.id == first.number))
+            connection.execute(insert(outbox).values(
+                event_id="never-sent", topic=lost.topic, key=lost.key, type=lost.type, payload=lost.payload,
+                created_at=0.0, sent_at=0.0,
+            ))  # fmt: skip
 
     def _rows(self) -> list[Row]:
         names = ("number", "event_id", "topic", "key", "type", "payload")
