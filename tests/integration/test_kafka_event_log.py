@@ -411,6 +411,9 @@ def test_what_a_login_needs_is_asked_for(tmp_path: Path) -> None:
         nobody = KafkaConnection(bootstrap_servers="127.0.0.1:1", security_protocol="SASL_PLAINTEXT")
         with pytest.raises(InvalidSettings, match=r"kafka\.sasl_username"):
             await KafkaProducer(nobody).start()
+        for servers in ("host:port", "host:70000", "a:9092,,b:9092", " "):
+            with pytest.raises(InvalidSettings, match=r"kafka\.bootstrap_servers"):
+                await KafkaProducer(KafkaConnection(bootstrap_servers=servers)).start()
         no_file = KafkaConnection(
             bootstrap_servers="127.0.0.1:1", security_protocol="SSL", ssl_ca_file=tmp_path / "none.pem"
         )

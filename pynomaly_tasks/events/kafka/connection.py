@@ -52,7 +52,18 @@ class KafkaConnection:
     def client_options(self) -> dict[str, Any]:
         """Arguments that every client of aiokafka takes. Raises InvalidSettings."""
         calm_client_logs()
+        self._check_servers()
         return {"bootstrap_servers": self.bootstrap_servers, **self._connection_options()}
+
+    def _check_servers(self) -> None:
+        try:
+            hosts = collect_hosts(self.bootstrap_servers, randomize=False)
+        except ValueError:
+            hosts = []
+        if not hosts or not all(host.strip() and 0 < port < 65_536 for host, port, _ in hosts):
+            raise InvalidSettings.of(
+                "kafka.bootstrap_servers", f"host:port, comma separated, not {self.bootstrap_servers!r}"
+            )
 
     def _connection_options(self) -> dict[str, Any]:
         options: dict[str, Any] = {"security_protocol": self.security_protocol}
