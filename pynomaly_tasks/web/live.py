@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.sse import EventSourceResponse, format_sse_event
@@ -23,6 +22,7 @@ from pynomaly_tasks.web.live_messages import (
     event,
     heartbeat_event,
     is_owed_snapshot,
+    snapshot_event,
     update_event,
 )
 from pynomaly_tasks.web.requests import HubDep, JsonRoute
@@ -112,6 +112,5 @@ async def _ready(item: Item, which: Filter, snapshots: Snapshots) -> bytes:
         type_, position, content = describe(item)
         ready = event(type_, position, **content)
     if isinstance(item, Recap) or is_owed_snapshot(item):
-        snapshot: dict[str, Any] = asdict(await snapshots.take([which]))
-        ready += event("snapshot", **snapshot)
+        ready += snapshot_event(await snapshots.take([which]))
     return ready

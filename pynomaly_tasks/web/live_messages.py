@@ -132,6 +132,16 @@ def update_event(update: Update) -> bytes:
     return format_sse_event(event="update", id=str(update.position), data_str=update.data.decode())
 
 
+def snapshot_frame(content: bytes) -> bytes:
+    """The present state, which is JSON already, as a WebSocket message."""
+    return text_frame(b'{"type":"snapshot",' + content[1:])
+
+
+def snapshot_event(content: bytes) -> bytes:
+    """The same as a server-sent event."""
+    return format_sse_event(event="snapshot", data_str=content.decode())
+
+
 def describe(item: Gap | Skipped | Away | Back) -> tuple[str, str | None, dict[str, Any]]:
     """Its type, the id that a client then has seen, and its content."""
     if isinstance(item, Gap):

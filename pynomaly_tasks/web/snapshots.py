@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
+import orjson
 from starlette.concurrency import run_in_threadpool
 
 from pynomaly_tasks.bootstrap import Platform
@@ -21,47 +21,41 @@ from pynomaly_tasks.telemetry import get_logger
 log = get_logger(__name__)
 
 MAX_JOBS = 200
-_SHARED_FOR_S = 1.0
 _AT_ONCE = 2
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Snapshot:
-    """Jobs as frames of the dashboard stream, newest first."""
-
-    jobs: list[dict[str, Any]] | None  #: None while the store is away
-    is_complete: bool  #: whether these are all; else ask the JSON interface for the rest
-
-
 class Snapshots:
-    """Reads snapshots from the store: once for all clients that ask for the same within a second."""
+    """Reads snapshots from the store: once for all clients that ask for the same before it is begun.
+
+    A snapshot is JSON: ``jobs``, newest first, as frames of the dashboard stream (null while the store
+    is away); ``is_complete``: whether these are all, else the JSON interface has the rest.
+    """
 
     def __init__(self, platform: Platform) -> None:
         self._platform = platform
-        self._asked: dict[frozenset[Filter], tuple[float, asyncio.Future[Snapshot]]] = {}
+        self._asked: dict[frozenset[Filter], asyncio.Future[bytes]] = {}
         self._turn = asyncio.Semaphore(_AT_ONCE)
 
-    async def take(self, filters: Iterable[Filter]) -> Snapshot:
+    async def take(self, filters: Iterable[Filter]) -> bytes:
         """The jobs that pass one of the filters, at most MAX_JOBS."""
         which = frozenset(filters)
-        now = time.monotonic()
-        for key in [key for key, (until_s, _) in self._asked.items() if until_s < now]:
-            del self._asked[key]
         if which not in self._asked:
-            self._asked[which] = (now + _SHARED_FOR_S, asyncio.ensure_future(self._read(which)))
+            self._asked[which] = asyncio.ensure_future(self._read(which))
         try:
             # One client that leaves must not take the answer from the others.
-            return await asyncio.shield(self._asked[which][1])
+            return await asyncio.shield(self._asked[which])
         except Unavailable as error:
             log.warning("snapshot_unavailable", reason=str(error))
-            return Snapshot(jobs=None, is_complete=False)
+            return orjson.dumps({"jobs": None, "is_complete": False})
 
-    async def _read(self, filters: frozenset[Filter]) -> Snapshot:
+    async def _read(self, filters: frozenset[Filter]) -> bytes:
         async with self._turn:
+            # Who asks from now on is owed what happens from now on: it gets a later one.
+            del self._asked[filters]
             return await run_in_threadpool(lambda: read_snapshot(self._platform.store, filters))
 
 
-def read_snapshot(store: Store, filters: Iterable[Filter]) -> Snapshot:
+def read_snapshot(store: Store, filters: Iterable[Filter]) -> bytes:
     """See `Snapshots.take`. Raises StoreUnavailable."""
     found: dict[str, Job] = {}
     is_complete = True
@@ -75,10 +69,8 @@ def read_snapshot(store: Store, filters: Iterable[Filter]) -> Snapshot:
                 found[job.id] = job
         is_complete = is_complete and n_read <= MAX_JOBS
     newest = sorted(found.values(), key=lambda job: job.seq, reverse=True)
-    return Snapshot(
-        jobs=[job_frame(job) for job in newest[:MAX_JOBS]],
-        is_complete=is_complete and len(newest) <= MAX_JOBS,
-    )
+    jobs = [job_frame(job) for job in newest[:MAX_JOBS]]
+    return orjson.dumps({"jobs": jobs, "is_complete": is_complete and len(newest) <= MAX_JOBS}, default=dict)
 
 
 def job_frame(job: Job) -> dict[str, Any]:

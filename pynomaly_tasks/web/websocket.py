@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import asdict
 
 from fastapi import APIRouter, WebSocket
 from starlette.websockets import WebSocketDisconnect
@@ -26,6 +25,7 @@ from pynomaly_tasks.web.live_messages import (
     message,
     read_last_id,
     read_message,
+    snapshot_frame,
     update_frame,
 )
 from pynomaly_tasks.web.problems import RETRY_AFTER_S, problem
@@ -144,8 +144,7 @@ class _Session:
         return not updates or await self._write(b"".join(updates))
 
     async def _send_snapshot(self) -> bool:
-        snapshot = await self._snapshots.take(self._watcher.filters)
-        return await self._write(message("snapshot", **asdict(snapshot)))
+        return await self._write(snapshot_frame(await self._snapshots.take(self._watcher.filters)))
 
     async def _write(self, frames: bytes) -> bool:
         """Wait for the client to take what came before; False when it takes nothing."""
@@ -219,9 +218,9 @@ class _Session:
                 )
             after = read_last_id("last_event_id", said.last_event_id)
             await self._hub.catch_up(after)
-        self._subscriptions[said.name] = which
         if not await self._is_writable():
             return
+        self._subscriptions[said.name] = which
         # The rest without an await: no update may come between the id told and the filter.
         position = self._hub.position if after is None and self._watcher.is_idle else after
         self._socket.write_now(message("subscribed", position, name=said.name))
