@@ -27,6 +27,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
@@ -205,6 +207,16 @@ def child(options: argparse.Namespace) -> None:
     print(json.dumps(took))
 
 
+def server_cpu_s(pid: int) -> float:
+    """CPU of a server and of all the processes that it has or had."""
+    total = 0.0
+    leader = psutil.Process(pid)
+    for process in [leader, *leader.children(recursive=True)]:
+        times = process.cpu_times()
+        total += times.user + times.system + times.children_user + times.children_system
+    return total
+
+
 def measure(what: str, options: argparse.Namespace, postgres: str, kafka: str) -> dict[str, float]:
     command = [
         sys.executable, __file__, "--what", what, "--postgres", postgres, "--kafka", kafka,
@@ -273,20 +285,27 @@ def main() -> None:
             for system in systems:
                 if system == "relay":
                     fill(url, options.events)
-                took[system].append(measure(system, options, url, node.bootstrap))
-                last = took[system][-1]
+                assert postgres._child is not None
+                servers = {"PostgreSQL": postgres._child.pid, "Kafka": node.child.pid}
+                before = {name: server_cpu_s(pid) for name, pid in servers.items()}
+                last = measure(system, options, url, node.bootstrap)
+                last |= {name: server_cpu_s(pid) - before[name] for name, pid in servers.items()}
+                took[system].append(last)
+                shown = {"own": last["cpu_s"], **{name: last[name] for name in servers}}
                 print(
                     f"  round {number + 1} {system:10} {options.events / last['wall_s']:>9,.0f} events/s  "
-                    f"CPU {last['cpu_s'] / options.events * 1e6:5.1f} us an event  load {os.getloadavg()[0]:.2f}"
+                    "CPU, us an event: "
+                    + ", ".join(f"{name} {s / options.events * 1e6:.1f}" for name, s in shown.items())
+                    + f"  load {os.getloadavg()[0]:.2f}"
                 )
         relay_s = statistics.median(each["wall_s"] for each in took.get("relay", [{"wall_s": float("nan")}]))
-        print(f"\n{'':12}{'events/s':>10}{'CPU us/event':>14}{'relay is':>12}")
+        print(f"\n{'':12}{'events/s':>10}{'CPU us/event':>14}{'of the relay':>14}")
         for system in systems:
             wall_s = statistics.median(each["wall_s"] for each in took[system])
             cpu_s = statistics.median(each["cpu_s"] for each in took[system])
             print(
                 f"{system:12}{options.events / wall_s:>10,.0f}{cpu_s / options.events * 1e6:>14.1f}"
-                f"{wall_s / relay_s:>11.2f}x"
+                f"{relay_s / wall_s:>13.2f}x"
             )
 
 
