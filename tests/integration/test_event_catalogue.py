@@ -22,6 +22,7 @@ from pynomaly_tasks.core.job import AttemptOutcome, DeadReason, Job, JobState
 from pynomaly_tasks.core.trace import is_traceparent, traceparent_of
 from pynomaly_tasks.core.work_events import AnomalyDetected
 from pynomaly_tasks.embedded.redis_server import RedisServer
+from pynomaly_tasks.errors import InvalidRequest
 from pynomaly_tasks.events.catalog import CATALOG
 from pynomaly_tasks.events.cloudevents import decode, encode
 from pynomaly_tasks.events.ports import StoredRecord
@@ -286,6 +287,11 @@ def test_the_callers_trace_is_in_the_events_and_in_the_message(platform: Platfor
 
     assert {event.traceparent for event in told_of(platform.store, job.id)} == {TRACE}
     assert platform.store.get_job(job.id).envelope["headers"] == {"traceparent": TRACE}
+
+
+def test_a_trace_that_is_none_is_refused_by_its_name(platform: Platform) -> None:
+    with pytest.raises(InvalidRequest, match="traceparent"):
+        platform.submit("profile_dataset", {"dataset": dataset(platform)}, traceparent="00-abc")
 
 
 def test_jobs_of_one_ordering_key_share_it_as_key_and_wait_their_turn(platform: Platform) -> None:
