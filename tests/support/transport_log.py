@@ -12,8 +12,8 @@ import redis
 
 #: A stream; the ids of its entries are the server's time in ms.
 LOG = "log"
-#: What a worker sent just before it was killed, Redis may read after it was told of the kill. A process
-#: that is given the same number again needs longer than this to be a worker.
+#: A child that is killed while the kernel sends for it may be done with that only after its parent has
+#: ended. A process that is given the parent's number again needs longer than this to be a worker.
 LATE_S = 1.0
 
 
