@@ -12,9 +12,6 @@ import redis
 
 #: A stream; the ids of its entries are the server's time in ms.
 LOG = "log"
-#: A child that is killed while the kernel sends for it may be done with that only after its parent has
-#: ended. A process that is given the parent's number again needs longer than this to be a worker.
-LATE_S = 1.0
 
 
 @dataclass(slots=True)
@@ -62,20 +59,16 @@ def write_kill(effects: redis.Redis, group: int) -> Iterator[None]:
 def read_runs(effects: redis.Redis) -> Mapping[int, list[Run]]:
     """All runs of each number, in the order of their starts."""
     runs: dict[str, Run] = {}
-    kills: dict[int, dict[str, float]] = defaultdict(dict)
     entries: Iterable[tuple[bytes, dict[bytes, bytes]]] = effects.xrange(LOG)  # type: ignore[assignment]
     for entry_id, raw in entries:
         entry = {name.decode(): value.decode() for name, value in raw.items()}
         at = int(entry_id.split(b"-")[0]) / 1000
         group = int(entry["group"])
         if entry["what"] == "start":
-            run = runs[entry["run"]] = Run(int(entry["number"]), group, at, float(entry["clock"]) - at)
-            if at - kills[group].get("killed", at - 2 * LATE_S) < LATE_S:
-                run.killing_at, run.killed_at = kills[group]["killing"], kills[group]["killed"]
+            runs[entry["run"]] = Run(int(entry["number"]), group, at, float(entry["clock"]) - at)
         elif entry["what"] == "end":
             runs[entry["run"]].ended_at = at
         else:
-            kills[group][entry["what"]] = at
             for run in runs.values():
                 if run.group == group and run.killed_at is None:
                     setattr(run, f"{entry['what']}_at", at)
