@@ -29,6 +29,7 @@ _POLL_WHILE_FULL_S = 0.05
 #: A commit each time anything was applied would cost more than the events themselves.
 _COMMIT_EVERY_S = 0.1
 _LAG_EVERY_S = 5.0
+_LAG_AGAIN_S = 0.5
 _LONGEST_PAUSE_S = 5.0
 
 
@@ -187,11 +188,16 @@ class GroupConsumer:
 
     async def _watch_lag(self) -> None:
         while True:
+            pause_s = _LAG_EVERY_S
             try:
-                self._metrics.set_lag(self._group.name, await self._consumer.lag())
+                lag = await self._consumer.lag()
             except EventLogUnavailable as error:
                 log.debug("lag_unknown", group=self._group.name, reason=str(error))
-            await asyncio.sleep(_LAG_EVERY_S)
+            else:
+                self._metrics.set_lag(self._group.name, lag)
+                # A member that has just joined has no partitions yet.
+                pause_s = _LAG_EVERY_S if lag else _LAG_AGAIN_S
+            await asyncio.sleep(pause_s)
 
     async def _leave(self, beside: Sequence[asyncio.Task[None]]) -> None:
         for task in beside:

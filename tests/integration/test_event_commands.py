@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from pynomaly_tasks.core.event import JOB_EVENTS
@@ -75,13 +76,20 @@ def test_group_of_ones_own_is_run_from_its_module_and_ends_at_sigterm(
     run_async(world.append(failed(job)))
 
     program = programs.start(
-        PYNOMALY, "events", "consume", "--group", group, "--import", "billing", cwd=tmp_path, env=world.env
-    )
+        PYNOMALY, "events", "consume", "--group", group, "--import", "billing",
+        cwd=tmp_path, env={**world.env, "PYNOMALY_METRICS__PORT": "0"},
+    )  # fmt: skip
     billed = tmp_path / "billed"
     wait_until(lambda: billed.exists() and job in billed.read_text(), 30, "the handler to be called")
     wait_until(lambda: asyncio.run(world.lag(group, JOB_EVENTS)) == 0, 30, "the commit")
+    port = program.wait_for_output(r"metrics_served .*port=(\d+)")[1]
+    told = f'pynomaly_consumer_lag{{group="{group}"'
+    metrics = wait_until(
+        lambda: told in (text := httpx.get(f"http://127.0.0.1:{port}/metrics").text) and text, 30, told
+    )
     program.signal_group(signal.SIGTERM)
 
+    assert f'pynomaly_events_applied_total{{group="{group}",topic="job_events"}}' in metrics
     wait_until(lambda: not program.is_running(), 15, "its end")
     assert program.returncode == 0, program.output()
     assert billed.read_text().count(f"{job} InvalidDataset") == 1
