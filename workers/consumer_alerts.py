@@ -6,7 +6,7 @@ import sys
 
 from pynomaly_tasks.bootstrap import build_platform
 from pynomaly_tasks.consumers.run import serve_groups
-from pynomaly_tasks.errors import InvalidSettings
+from pynomaly_tasks.errors import PynomalyError
 from pynomaly_tasks.settings import load_settings
 from pynomaly_tasks.telemetry import configure_logging
 
@@ -25,5 +25,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except InvalidSettings as error:
+    except PynomalyError as error:
         sys.exit(f"pynomaly alerts: {error}")
