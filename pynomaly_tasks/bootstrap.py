@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from pynomaly_tasks.events.publish import EventPublisher
     from pynomaly_tasks.events.relay import Relay
     from pynomaly_tasks.events.topics import Topic
-    from pynomaly_tasks.events.wake import OutboxBell
     from pynomaly_tasks.jobs.announce import Announcer
     from pynomaly_tasks.jobs.controls import Controls
     from pynomaly_tasks.jobs.rescue import Rescuer
     from pynomaly_tasks.jobs.run import Runner
     from pynomaly_tasks.jobs.submit import Submitter
     from pynomaly_tasks.queueing.queue import CeleryQueue
+    from pynomaly_tasks.realtime.bell import OutboxBell
     from pynomaly_tasks.realtime.publisher import StreamPublisher
     from pynomaly_tasks.settings import Settings
     from pynomaly_tasks.settings.events import KafkaSettings
@@ -123,7 +123,7 @@ class Platform:
     @cached_property
     def bell(self) -> OutboxBell:
         """Wakes the relay that publishes events."""
-        from pynomaly_tasks.events.wake import OutboxBell
+        from pynomaly_tasks.realtime.bell import OutboxBell
 
         return OutboxBell(self.settings.redis.streams())
 

@@ -6,6 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+# The doorbell of the relay: sorted sets without expiry in the Redis of the live streams, of one member
+# each, so that ringing twice is ringing once, and a ring that nobody heard waits.
+WAKE_KEY = "outbox:wake"
+VACANT_KEY = "outbox:vacant"  #: the relay's lease was given up: a relay that stands by may take it
+WAKE_MEMBER = "go"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnreadableEntry:

@@ -1,97 +1,22 @@
-"""The doorbell between processes that write to the outbox and the relay that publishes it.
+"""The relay's side of the doorbell that processes ring after they wrote to the outbox.
 
-A sorted set with one member in the Redis of the live streams: ringing twice is ringing once, and a ring
-that nobody heard waits. It only saves time: the relay looks by itself, too.
+It only saves time: the relay looks by itself, too.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-import threading
-import time
 from typing import TYPE_CHECKING, Any
 
+from pynomaly_tasks.core.outbox import VACANT_KEY, WAKE_KEY, WAKE_MEMBER
 from pynomaly_tasks.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from redis import Redis
-    from redis.asyncio import Redis as AsyncRedis
+    from redis.asyncio import Redis
 
 log = get_logger(__name__)
 
-#: Sorted sets without expiry, of one member each.
-WAKE_KEY = "outbox:wake"
-VACANT_KEY = "outbox:vacant"  #: the relay's lease was given up: a relay that stands by may take it
-_MEMBER = "go"
-
-_FIRST_PAUSE_S = 1.0
-_LONGEST_PAUSE_S = 5.0
 _ANSWER_S = 2.0
-
-
-class OutboxBell:
-    """Rung after each commit that wrote events; best effort, never in the way of a job.
-
-    Redis that is down costs at most ``timeout_s``, and that only once in a pause of 1 to 5 s. Safe to
-    share between threads and to carry over a fork: each process makes its own connections.
-    """
-
-    def __init__(self, url: str, *, timeout_s: float = 0.25) -> None:
-        self._url = url
-        self._timeout_s = timeout_s
-        self._forget()
-
-    def _forget(self) -> None:
-        self._pid = os.getpid()
-        self._redis: Redis | None = None
-        self._lock = threading.Lock()
-        self._silent_until_s = 0.0
-        self._pause_s = 0.0
-
-    def ring(self) -> None:
-        """Have the relay look at once. Never raises."""
-        if self._pid != os.getpid():
-            self._forget()
-        if time.monotonic() < self._silent_until_s:
-            return
-        from redis.exceptions import RedisError
-
-        try:
-            self._connection().zadd(WAKE_KEY, {_MEMBER: 0})
-        except (RedisError, OSError) as error:
-            self._fall_silent(error)
-        else:
-            self._pause_s = 0.0
-
-    def close(self) -> None:
-        """Give the connections back; a later `ring` makes new ones."""
-        if self._redis is not None and self._pid == os.getpid():
-            self._redis.close()
-        self._redis = None
-
-    def _connection(self) -> Redis:
-        from redis import Redis
-        from redis.backoff import NoBackoff
-        from redis.retry import Retry
-
-        with self._lock:
-            if self._redis is None:
-                # redis-py repeats a command 10 times by default: that would be the job's time.
-                self._redis = Redis.from_url(
-                    self._url,
-                    socket_timeout=self._timeout_s,
-                    socket_connect_timeout=self._timeout_s,
-                    retry=Retry(NoBackoff(), 0),
-                )
-            return self._redis
-
-    def _fall_silent(self, error: Exception) -> None:
-        with self._lock:
-            if self._pause_s == 0.0:
-                log.warning("relay_not_woken", reason=f"{type(error).__name__}: {error}")
-            self._pause_s = min(max(_FIRST_PAUSE_S, self._pause_s * 2), _LONGEST_PAUSE_S)
-            self._silent_until_s = time.monotonic() + self._pause_s
 
 
 class WakeListener:
@@ -99,7 +24,7 @@ class WakeListener:
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._redis: AsyncRedis | None = None
+        self._redis: Redis | None = None
         self._is_away = False
 
     async def wait(self, timeout_s: float) -> None:
@@ -116,7 +41,7 @@ class WakeListener:
 
         try:
             async with asyncio.timeout(_ANSWER_S):
-                await self._connection().zadd(VACANT_KEY, {_MEMBER: 0})
+                await self._connection().zadd(VACANT_KEY, {WAKE_MEMBER: 0})
         except (RedisError, OSError, TimeoutError) as error:
             log.info("standby_not_woken", reason=f"{type(error).__name__}: {error}")
 

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 import pytest
 
 from pynomaly_tasks.embedded.redis_server import RedisServer
-from pynomaly_tasks.events.wake import OutboxBell, WakeListener
+from pynomaly_tasks.events.wake import WakeListener
+from pynomaly_tasks.realtime.bell import OutboxBell
 from support.waiting import wait_until
 
 
@@ -123,7 +124,7 @@ def test_redis_that_is_away_costs_the_job_one_timeout_and_then_nothing(
         own_redis.signal(signal.SIGCONT)
 
     assert took_s < 1.0
-    assert "".join(capfd.readouterr()).count("relay_not_woken") == 1
+    assert "".join(capfd.readouterr()).count("relay_wakes_dropped") == 1
 
 
 def test_bell_rings_again_after_redis_was_restarted(own_redis: RedisServer, bell: OutboxBell) -> None:
