@@ -11,7 +11,7 @@ PYTHON := $(VENV)/bin/python
 # Two test processes suit a machine of two cores; give more where there are more.
 WORKERS ?= 2
 PYTEST_ARGS ?=
-BENCHMARKS ?= $(sort $(shell grep -l __main__ benchmarks/*.py))
+BENCHMARKS ?= $(sort $(patsubst benchmarks/%.py,%,$(shell grep -l __main__ benchmarks/*.py)))
 
 .PHONY: help install demo up test test-unit check format faults bench lock docs clean
 
@@ -50,7 +50,7 @@ faults: $(VENV)/.installed-dev ## Run the full fault runs (long): kills, restart
 	$(PYTHON) -m pytest -m slow --timeout 3600 $(PYTEST_ARGS)
 
 bench: $(VENV)/.installed-bench ## Run the benchmarks beside their peers and print the tables
-	@for benchmark in $(BENCHMARKS); do echo "== $$benchmark"; $(PYTHON) $$benchmark; done
+	@for benchmark in $(BENCHMARKS); do echo "== $$benchmark"; $(PYTHON) -m benchmarks.$$benchmark; done
 
 docs: $(VENV)/.installed ## Write docs/configuration.md from the settings, the schemas and tables of docs/events.md from the catalogue
 	$(PYTHON) scripts/generate_configuration_docs.py

@@ -1,6 +1,6 @@
 """How soon is the slot of a cancelled job free?
 
-    python benchmarks/cancel.py [--probes 30] [--load 8]
+    python -m benchmarks.cancel [--probes 30] [--load 8]
 
 `workers.all` with one slot and the default settings. A job runs that looks at nothing (it never reaches a
 checkpoint), or one that looks every 20 ms; another waits behind it. The clock runs from the call of `cancel` to
@@ -14,7 +14,6 @@ import os
 import platform
 import random
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -27,14 +26,12 @@ from pathlib import Path
 
 import psutil
 
-ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-
-from pynomaly_tasks.core.job import JobState  # noqa: E402
-from pynomaly_tasks.embedded.redis_server import RedisServer  # noqa: E402
-from support.jobs import Engine  # noqa: E402
-from support.processes import Programs  # noqa: E402
-from support.waiting import wait_until  # noqa: E402
+from benchmarks.table import spread
+from pynomaly_tasks.core.job import JobState
+from pynomaly_tasks.embedded.redis_server import RedisServer
+from support.jobs import Engine
+from support.processes import Programs
+from support.waiting import wait_until
 
 
 @contextmanager
@@ -65,11 +62,6 @@ def one_cancel(engine: Engine, *, looks: bool) -> tuple[float, float]:
     assert engine.wait_for(following).state is JobState.SUCCEEDED
     assert engine.wait_for(running).state is JobState.CANCELLED
     return started_at_s - asked_at_s, max(0.0, forked_at_s - asked_at_s)
-
-
-def spread(values: list[float]) -> str:
-    """Median (least-most)."""
-    return f"{statistics.median(values):.2f} ({min(values):.2f}-{max(values):.2f})"
 
 
 def main() -> None:
@@ -112,8 +104,8 @@ def main() -> None:
     for looks, n_processes, average, seen in rows:
         free, forked = ([each[at] for each in seen] for at in (0, 1))
         print(
-            f"| {'looks' if looks else 'never looks'} | {n_processes} | {average:.1f} | {spread(free)} "
-            f"| {sum(value > 2.0 for value in free)} of {len(free)} | {'-' if looks else spread(forked)} |"
+            f"| {'looks' if looks else 'never looks'} | {n_processes} | {average:.1f} | {spread(free, 2)} "
+            f"| {sum(value > 2.0 for value in free)} of {len(free)} | {'-' if looks else spread(forked, 2)} |"
         )
 
 

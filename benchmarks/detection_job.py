@@ -1,6 +1,6 @@
 """What does a detection cost as a job, beside the same library call in a bare script?
 
-    python benchmarks/detection_job.py [--rows 1000000] [--columns 10] [--rounds 3] [detector ...]
+    python -m benchmarks.detection_job [--rows 1000000] [--columns 10] [--rounds 3] [detector ...]
 
 Job: from `.delay()` to the return of `.get()`, on a worker that is up, with everything a job leaves: scores as
 Parquet, threshold, the anomalies explained, the row, the result. Bare: a script, from its start to its end, imports
@@ -23,12 +23,10 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-
-from pynomaly_tasks import detect_anomalies  # noqa: E402
-from pynomaly_tasks.embedded.redis_server import RedisServer  # noqa: E402
-from support.stack import Stack, client  # noqa: E402
+from benchmarks.table import spread
+from pynomaly_tasks import detect_anomalies
+from pynomaly_tasks.embedded.redis_server import RedisServer
+from support.stack import Stack, client
 
 READ = """
 import sys
@@ -145,10 +143,7 @@ def main() -> None:
           + f". {options.rows:,} x {options.columns}; median (least-most) of {options.rounds} rounds.\n")  # fmt: skip
     print("| detector | job, s | bare script, s | job / bare | bare is |\n|---|---|---|---|---|")
     for detector in detectors:
-        cells = [
-            f"{statistics.median(values):.2f} ({min(values):.2f}-{max(values):.2f})"
-            for values in (jobs[detector], bare[detector])
-        ]
+        cells = [spread(values, 2) for values in (jobs[detector], bare[detector])]
         ratio = statistics.median(jobs[detector]) / statistics.median(bare[detector])
         print(f"| {detector} | {' | '.join(cells)} | {ratio:.2f} | {BARE[detector][0]} |")
 

@@ -1,6 +1,6 @@
 """How well do our detectors rank the anomalies of labelled tables, beside published figures?
 
-    python benchmarks/detection_quality.py [--seeds 5]
+    python -m benchmarks.detection_quality [--seeds 5]
 
 AUC-ROC x 100 on the six ADBench tables in examples/data, default parameters, mean over seeds where a detector
 draws at random. Published: "On Diffusion Modeling for Anomaly Detection" (Livernoche et al., ICLR 2024, tables

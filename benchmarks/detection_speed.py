@@ -1,6 +1,6 @@
 """What does a detection cost beside the same library call in a bare script?
 
-    python benchmarks/detection_speed.py [--rows 1000000] [--columns 10] [--repeats 3] [detector ...]
+    python -m benchmarks.detection_speed [--rows 1000000] [--columns 10] [--repeats 3] [detector ...]
 
 "ours" is the whole work of a detection job on a Parquet file: sample, fit, score every row in batches, exact
 threshold, scores written as Parquet, the top 20 explained, quantiles, plot. "bare" reads the same file into
@@ -203,7 +203,18 @@ def peak_mb() -> float:
 def in_a_process(side: str, detector: str, path: Path) -> dict[str, float]:
     threads = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", __file__, "--measure", side, "--file", str(path), detector],
+        [
+            sys.executable,
+            "-W",
+            "ignore",
+            "-m",
+            "benchmarks.detection_speed",
+            "--measure",
+            side,
+            "--file",
+            str(path),
+            detector,
+        ],
         env={**os.environ, **dict.fromkeys(threads, "1")},
         stdout=subprocess.PIPE,
         check=True,

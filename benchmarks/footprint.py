@@ -1,6 +1,6 @@
 """What does the platform weigh: import time, and an idle worker's memory and start, beside plain Celery's?
 
-    python benchmarks/footprint.py [--rounds 5]
+    python -m benchmarks.footprint [--rounds 5]
 
 Import: a new interpreter each time, compiled files there, wall clock and CPU of the import alone. Worker: ready is
 from the start of the process to its answer to a ping; first job is to the end of a job that waited for it in the
@@ -15,7 +15,6 @@ import json
 import os
 import platform
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -30,14 +29,13 @@ from pathlib import Path
 import psutil
 from celery import Celery
 
-ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-
-from pynomaly_tasks.bootstrap import build_platform  # noqa: E402
-from pynomaly_tasks.core.job import JobState  # noqa: E402
-from pynomaly_tasks.embedded.redis_server import RedisServer  # noqa: E402
-from pynomaly_tasks.settings import load_settings  # noqa: E402
-from pynomaly_tasks.telemetry import get_logger  # noqa: E402, F401  compiles the package
+from benchmarks import ROOT
+from benchmarks.table import spread
+from pynomaly_tasks.bootstrap import build_platform
+from pynomaly_tasks.core.job import JobState
+from pynomaly_tasks.embedded.redis_server import RedisServer
+from pynomaly_tasks.settings import load_settings
+from pynomaly_tasks.telemetry import get_logger  # noqa: F401  compiles the package
 
 IMPORTS = {
     "import celery, redis, pydantic": "from celery import Celery, Task; import redis, pydantic",
@@ -63,6 +61,7 @@ JOBS = {
 }
 TIMED = """
 import time
+from benchmarks import ROOT
 wall, cpu = time.perf_counter(), time.process_time()
 {code}
 print(time.perf_counter() - wall, time.process_time() - cpu)
@@ -142,11 +141,6 @@ def time_first_job(app: str, env: dict[str, str]) -> float:
     assert job.state is JobState.SUCCEEDED, job.error
     assert job.finished_at is not None
     return (job.finished_at - started_at).total_seconds()
-
-
-def spread(values: list[float], digits: int) -> str:
-    """Median (least-most)."""
-    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f}-{max(values):.{digits}f})"
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """What does a job cost, beside plain Celery and other task queues?
 
-    python benchmarks/jobs.py [--rounds 3] [--jobs 500] [--many 2000] [peer ...]
+    python -m benchmarks.jobs [--rounds 3] [--jobs 500] [--many 2000] [peer ...]
 
 For each system, in turns, in processes of their own: submitting one job (one call after another, one client),
 submitting many with the call that the system has for that, and running jobs that do nothing (one INCR) end to end
@@ -30,15 +30,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import peers
 import psutil
 import redis
 
+from benchmarks import ROOT, peers
 from pynomaly_tasks.embedded.redis_server import RedisServer
 
-ROOT = Path(__file__).parents[1]
 PEERS_DIRECTORY = Path(__file__).parent / "job_peers"
-sys.path[:0] = [str(ROOT / "tests"), str(PEERS_DIRECTORY)]
 
 #: Name in the table: module, whether its store is PostgreSQL, packages whose versions matter.
 SYSTEMS = {
@@ -79,7 +77,7 @@ def client(module_name: str, what: str, n_jobs: int) -> dict[str, float]:
 
 def run_client(module_name: str, what: str, n_jobs: int, env: dict[str, str]) -> dict[str, float]:
     """The same, from here."""
-    command = [sys.executable, __file__, "--client", module_name, what, "--jobs", str(n_jobs)]
+    command = [sys.executable, "-m", "benchmarks.jobs", "--client", module_name, what, "--jobs", str(n_jobs)]
     done = subprocess.run(command, env=env, capture_output=True, text=True, cwd=PEERS_DIRECTORY, check=False)
     if done.returncode:
         raise SystemExit(f"{module_name} {what} failed:\n{done.stderr}")

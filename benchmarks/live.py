@@ -1,6 +1,6 @@
 """How soon does an update reach those who watch, beside the websockets library's own broadcast?
 
-    python benchmarks/live.py [--rounds 3] [--seconds 5] [--skip-push] [--skip-commit] [--no-kafka]
+    python -m benchmarks.live [--rounds 3] [--seconds 5] [--skip-push] [--skip-commit] [--no-kafka]
 
 Push: XADD of 480 bytes -> stream -> server -> WebSocket, each client watching everything, at 100 updates a second;
 then as fast as they go. The peer reads the same stream and calls `broadcast`: the least that a server in Python can do
@@ -31,18 +31,15 @@ from typing import Any
 
 import orjson
 
-ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-
-from pynomaly_tasks.bootstrap import Platform  # noqa: E402  # the path comes first
-from pynomaly_tasks.core.event import JOB_EVENTS  # noqa: E402
-from pynomaly_tasks.core.job import AttemptOutcome, JobState  # noqa: E402
-from pynomaly_tasks.embedded.redis_server import RedisServer  # noqa: E402
-from pynomaly_tasks.realtime.streams import DASHBOARD_STREAM  # noqa: E402
-from pynomaly_tasks.store.transitions import Settlement  # noqa: E402
-from support.jobs import settings_from  # noqa: E402
-from support.processes import Programs  # noqa: E402
-from support.web_server import ADDRESS, web_env  # noqa: E402
+from pynomaly_tasks.bootstrap import Platform
+from pynomaly_tasks.core.event import JOB_EVENTS
+from pynomaly_tasks.core.job import AttemptOutcome, JobState
+from pynomaly_tasks.embedded.redis_server import RedisServer
+from pynomaly_tasks.realtime.streams import DASHBOARD_STREAM
+from pynomaly_tasks.store.transitions import Settlement
+from support.jobs import settings_from
+from support.processes import Programs
+from support.web_server import ADDRESS, web_env
 
 PEERS = Path(__file__).parent / "live_peers"
 PER_S = 100

@@ -1,6 +1,6 @@
 """How well do the series detectors find what the Numenta Anomaly Benchmark labels, and how fast are they?
 
-    python benchmarks/nab.py
+    python -m benchmarks.nab
 
 Eleven of the corpus' 58 series are in the repository. The published detectors are shown on the same eleven,
 from their published score of each file, so the columns compare like with like, with one difference: their
@@ -26,9 +26,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from nab_scoring import PROFILES, FloatArray, Labelled, normalised, score_at, sweep_corpus
 from numpy.typing import NDArray
 from scipy.special import erfc
+
+from benchmarks.nab_scoring import PROFILES, FloatArray, Labelled, normalised, score_at, sweep_corpus
 
 DATA = Path(__file__).parent / "data" / "nab"
 STANDARD = PROFILES[0]

@@ -1,6 +1,6 @@
 """Profiling of 5 million rows and 10 columns beside duckdb's SUMMARIZE, polars and pandas, in one run.
 
-    python benchmarks/profiling.py [--rows 5000000] [--repeat 3]
+    python -m benchmarks.profiling [--rows 5000000] [--repeat 3]
 
 Each contender runs in a process of its own with one thread; CPU seconds and peak memory are those of
 that process, the import of its library left out. polars and pandas are measured where they are

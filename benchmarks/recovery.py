@@ -1,6 +1,6 @@
 """How soon does a job go on after its worker was killed?
 
-    python benchmarks/recovery.py [--kills 10] [--lease 20]
+    python -m benchmarks.recovery [--kills 10] [--lease 20]
 
 A job runs on one of two workers (it waits at an HTTP channel that holds it). The whole process group of the worker
 that has it is SIGKILLed; the clock runs from there to the second attempt's start on the other worker, and to the
@@ -14,7 +14,6 @@ import json
 import os
 import platform
 import signal
-import statistics
 import sys
 import tempfile
 import time
@@ -22,14 +21,12 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-
-from pynomaly_tasks.core.job import JobState  # noqa: E402
-from pynomaly_tasks.embedded.redis_server import RedisServer  # noqa: E402
-from support.gate import Gate  # noqa: E402
-from support.stack import Stack, client  # noqa: E402
-from support.waiting import wait_until  # noqa: E402
+from benchmarks.table import spread
+from pynomaly_tasks.core.job import JobState
+from pynomaly_tasks.embedded.redis_server import RedisServer
+from support.gate import Gate
+from support.stack import Stack, client
+from support.waiting import wait_until
 
 
 def one_kill(stack: Stack, gate: Gate, number: int) -> tuple[float, float]:
@@ -87,10 +84,7 @@ def main() -> None:
     print(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, Python {platform.python_version()}, {os.cpu_count()} cores, "
           f"load {os.getloadavg()[0]:.1f}, celery {version('celery')}, SQLite. {options.kills} kills.\n")  # fmt: skip
     print("| lease, s | SIGKILL to running again, s: median (least-most) | to its end, s |\n|---|---|---|")
-    cells = [
-        f"{statistics.median(values):.1f} ({min(values):.1f}-{max(values):.1f})"
-        for values in zip(*seen, strict=True)
-    ]
+    cells = [spread(list(values), 1) for values in zip(*seen, strict=True)]
     print(f"| {options.lease:g} | {' | '.join(cells)} |")
 
 

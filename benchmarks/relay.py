@@ -1,6 +1,6 @@
 """How fast does the relay empty a full outbox into Kafka, beside a bare producer that sends the same bytes?
 
-    python benchmarks/relay.py [--events 100000] [--rounds 3] [--batch 1000] [--profile]
+    python -m benchmarks.relay [--events 100000] [--rounds 3] [--batch 1000] [--profile]
 
 In turns, each in a process of its own, on a PostgreSQL with fsync on and one Apache Kafka (acks=all, idempotent,
 zstd): the relay, from its start with N events in the outbox until all are marked as sent; aiokafka's `send_batch`
@@ -29,13 +29,10 @@ from typing import Any
 
 import psutil
 
-ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-
-from pynomaly_tasks.core.event import JOB_EVENTS, Event  # noqa: E402  # the path comes first
-from pynomaly_tasks.core.ids import new_id  # noqa: E402
-from pynomaly_tasks.events.cloudevents import encode  # noqa: E402
-from pynomaly_tasks.events.ports import Record  # noqa: E402
+from pynomaly_tasks.core.event import JOB_EVENTS, Event
+from pynomaly_tasks.core.ids import new_id
+from pynomaly_tasks.events.cloudevents import encode
+from pynomaly_tasks.events.ports import Record
 
 N_PARTITIONS = 2
 N_KEYS = 20_000
@@ -219,7 +216,7 @@ def server_cpu_s(pid: int) -> float:
 
 def measure(what: str, options: argparse.Namespace, postgres: str, kafka: str) -> dict[str, float]:
     command = [
-        sys.executable, __file__, "--what", what, "--postgres", postgres, "--kafka", kafka,
+        sys.executable, "-m", "benchmarks.relay", "--what", what, "--postgres", postgres, "--kafka", kafka,
         "--events", str(options.events), "--batch", str(options.batch), "--keep", str(options.keep),
         *(["--profile"] if options.profile else []),
     ]  # fmt: skip

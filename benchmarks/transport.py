@@ -1,6 +1,6 @@
 """What does a task cost on our transport, beside plain Celery, other task queues, and bare Redis?
 
-    python benchmarks/transport.py [--rounds 3] [--tasks 2000] [contestant ...]
+    python -m benchmarks.transport [--rounds 3] [--tasks 2000] [contestant ...]
 
 One run on one loopback Redis (AOF everysec), the contestants in turn in each round, in processes of their own; the
 table has medians and, in brackets, least and most. A task gets 1 KB of JSON and only counts itself. Needs
@@ -35,14 +35,10 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-HERE = Path(__file__).resolve()
-ROOT = HERE.parents[1]
-PEERS_DIRECTORY = HERE.parent / "transport_peers"
-sys.path[:0] = [str(ROOT), str(PEERS_DIRECTORY)]
+from benchmarks import ROOT, peers
+from benchmarks.transport_results import Results
 
-import peers  # noqa: E402  # the path comes first
-from transport_results import Results  # noqa: E402  # the path comes first
-
+PEERS_DIRECTORY = Path(__file__).resolve().parent / "transport_peers"
 PACKAGES = ("celery", "kombu", "redis", "dramatiq", "taskiq", "taskiq-redis", "saq", "rq", "huey")
 TIMEOUT_S = 60.0
 N_WARM = 20
@@ -145,7 +141,8 @@ def _settled(directory: Path, probe: object) -> None:
 
 def run_publisher(contestant: Contestant, what: str, n_tasks: int, env: dict[str, str]) -> dict:
     """The same, from here."""
-    command = [sys.executable, str(HERE), "--publish", contestant.module, what, "--tasks", str(n_tasks)]
+    command = [sys.executable, "-m", "benchmarks.transport", "--publish", contestant.module, what]
+    command += ["--tasks", str(n_tasks)]
     done = subprocess.run(command, env=env, capture_output=True, text=True, cwd=PEERS_DIRECTORY, check=False)
     if done.returncode:
         raise MeasuringFailed(f"{contestant.module} {what} failed:\n{done.stderr[-3000:]}")
