@@ -7,7 +7,7 @@ from dataclasses import replace
 from enum import Enum
 
 from pynomaly_tasks.errors import InvalidMessage, QueueFull
-from pynomaly_tasks.messaging.backend import Entry, Outcome, Put, Settlement
+from pynomaly_tasks.messaging.backend import CatalogStale, Entry, Outcome, Put, Settlement
 from pynomaly_tasks.messaging.backends import capability_table
 from pynomaly_tasks.messaging.capabilities import Capabilities, Support
 from pynomaly_tasks.messaging.codec import checksum
@@ -20,6 +20,8 @@ from pynomaly_tasks.messaging.topology import UNROUTED, Topology, dead_record
 
 #: Other senders fill the room that was made; after this many turns the queue counts as full.
 _TRIES_FOR_ROOM = 20
+#: Topics whose turns are remembered; past that, each begins with its first subscriber again.
+_MAX_TURNS = 10_000
 
 
 class Route(Enum):
@@ -86,10 +88,13 @@ class Publisher:
         """To the subscribers of its topic, or among the dead letters of topics without any."""
         canonical = self._session.codec.canonical(message.payload)
         body = self._session.codec.encode(message, canonical)
-        matching = (await self._session.topology()).matching(message.topic)  # refuses a bad topic
 
         async def put(topology: Topology) -> tuple[list[Entry], list[Put], int]:
             queues = await self._choose(topology, message.topic, route)
+            if not queues and UNROUTED not in topology.dead:
+                # Before, not after: the letter's place must be known when there is a letter in it.
+                await self._session.backend.declare(dead_record(UNROUTED), b"1")
+                raise CatalogStale
             n_needed = needed(message, quorum, len(queues))
             entries = []
             for queue in queues:
@@ -103,10 +108,11 @@ class Publisher:
                 n_needed,
             )
 
-        if not matching:
-            # Before, not after: the letter's place must be known when there is a letter in it.
-            await self._session.backend.declare(dead_record(UNROUTED), b"1")
         entries, puts, n_needed = await self._session.act(put)
+        if route is Route.ROUND_ROBIN:
+            if len(self._turns) > _MAX_TURNS:
+                self._turns.clear()
+            self._turns[message.topic] += 1
         topology = await self._session.topology()
         for at, (entry, outcome) in enumerate(zip(entries, puts, strict=True)):
             if outcome is Put.FULL:
@@ -143,9 +149,7 @@ class Publisher:
         if route is Route.ALL or not queues:
             return queues
         if route is Route.ROUND_ROBIN:
-            turn = self._turns[topic]
-            self._turns[topic] += 1
-            return [queues[turn % len(queues)]]
+            return [queues[self._turns[topic] % len(queues)]]
         if route is Route.PRIORITY:
             return [min(queues, key=lambda queue: (-topology.rank(queue), queue))]
         depths = {queue: (await self._session.backend.measure(queue)).depth for queue in queues}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from pynomaly_tasks.errors import BrokerUnavailable, NotFound
+from pynomaly_tasks.errors import BrokerUnavailable, InvalidInput, NotFound
 from pynomaly_tasks.messaging.backend import Backend, CatalogStale, Entry
 from pynomaly_tasks.messaging.codec import Codec
 from pynomaly_tasks.messaging.message import Message
@@ -35,8 +35,8 @@ class Session:
     async def act(self, action: Callable[[Topology], Awaitable[T]]) -> T:
         """Do what depends on the catalog, on the newest one.
 
-        The action hands the topology's version to the backend, which refuses an old one. A queue
-        that the known catalog lacks may have been made since, so it is read once more for that.
+        The action hands the topology's version to the backend, which refuses an old one. What the
+        action itself refuses, it may refuse by an old topology, so that is looked at once more.
         """
         fresh = False
         for _ in range(_MAX_READS):
@@ -46,7 +46,7 @@ class Session:
                 return await action(topology)
             except CatalogStale:
                 fresh = True
-            except NotFound:
+            except (NotFound, InvalidInput):
                 if not was_known:
                     raise
                 fresh = True

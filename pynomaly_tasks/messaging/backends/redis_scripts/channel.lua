@@ -49,6 +49,30 @@ local function enqueue(base, priority, id, body, put_at, expires)
     wake(base)
 end
 
+-- What fell due takes its place behind what was put before it fell due, and before what comes now. What
+-- falls due at once and is more than AT_ONCE waits for the next steps: none may hold the server for long.
+-- The removal comes first, as everywhere: a server that is full lets a step go on that has written.
+local AT_ONCE = 1000
+
+local function wait_again(base, key)
+    local priority, order = string.match(key, '^(%d+):(%d+)$')
+    redis.call('ZADD', base .. ':returned', (255 - priority) * LEVEL + order, key)
+end
+
+local function promote(base)
+    local delayed = base .. ':delayed'
+    for _, member in ipairs(redis.call('ZRANGE', delayed, '-inf', now, 'BYSCORE', 'LIMIT', 0, AT_ONCE)) do
+        redis.call('ZREM', delayed, member)
+        if string.sub(member, 1, 1) == 'd' then
+            local entry = cmsgpack.unpack(redis.call('HGET', base .. ':later', member))
+            redis.call('HDEL', base .. ':later', member)
+            enqueue(base, entry[1], entry[2], entry[3], string.format('%d', now), entry[4])
+        else
+            wait_again(base, member)
+        end
+    end
+end
+
 local function put(channel, id, body, priority, delay, ttl)
     local base = base_of(channel)
     local expires = ttl == '' and '' or string.format('%d', now + ttl)
@@ -60,6 +84,7 @@ local function put(channel, id, body, priority, delay, ttl)
         redis.call('ZADD', base .. ':delayed', now + delay, member)
         wake(base) -- whoever waits must know when it falls due
     else
+        promote(base)
         enqueue(base, priority, id, body, string.format('%d', now), expires)
     end
 end

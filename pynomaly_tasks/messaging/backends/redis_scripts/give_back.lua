@@ -20,8 +20,7 @@ redis.call('XCLAIM', stream, GROUP, '-', 0, id, 'RETRYCOUNT', count, 'JUSTID')
 if tonumber(ARGV[5]) > 0 then
     redis.call('ZADD', base .. ':delayed', now + ARGV[5], key)
 else
-    local priority, order = string.match(key, '^(%d+):(%d+)$')
-    redis.call('ZADD', base .. ':returned', (255 - priority) * LEVEL + order, key)
+    wait_again(base, key)
 end
 wake(base)
 return 1

@@ -11,5 +11,7 @@ for priority = 0, 255 do
     end
 end
 local counts = redis.call('HGETALL', base)
-local held_now = redis.call('ZCOUNT', base .. ':leases', '(' .. string.format('%d', now), '+inf')
-return {held_now, redis.call('ZCARD', base .. ':delayed'), now - oldest, unpack(counts)}
+local from_now = '(' .. string.format('%d', now)
+local n_held = redis.call('ZCOUNT', base .. ':leases', from_now, '+inf')
+local n_delayed = redis.call('ZCOUNT', base .. ':delayed', from_now, '+inf')
+return {n_held, n_delayed, now - oldest, unpack(counts)}

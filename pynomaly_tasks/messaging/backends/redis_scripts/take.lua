@@ -13,28 +13,12 @@ if not check_catalog(ARGV[1]) then
 end
 local base, consumer, most, lease, lowest = base_of(ARGV[2]), ARGV[3], tonumber(ARGV[4]), ARGV[5], ARGV[6] == '1'
 local levels, leases, returned = base .. ':levels', base .. ':leases', base .. ':returned'
-local delayed, later = base .. ':delayed', base .. ':later'
--- What falls due at once and is more than this is done by the next takes: no step may hold the server for long.
-local AT_ONCE = 1000
+local delayed = base .. ':delayed'
 
--- The removal comes first, here and below: a server that is full lets a step go on that has written.
-local function wait_again(key)
-    local priority, order = string.match(key, '^(%d+):(%d+)$')
-    redis.call('ZADD', returned, (255 - priority) * LEVEL + order, key)
-end
-for _, member in ipairs(redis.call('ZRANGE', delayed, '-inf', now, 'BYSCORE', 'LIMIT', 0, AT_ONCE)) do
-    redis.call('ZREM', delayed, member)
-    if string.sub(member, 1, 1) == 'd' then
-        local entry = cmsgpack.unpack(redis.call('HGET', later, member))
-        redis.call('HDEL', later, member)
-        enqueue(base, entry[1], entry[2], entry[3], string.format('%d', now), entry[4])
-    else
-        wait_again(member)
-    end
-end
+promote(base)
 for _, key in ipairs(redis.call('ZRANGE', leases, '-inf', now, 'BYSCORE', 'LIMIT', 0, AT_ONCE)) do
     redis.call('ZREM', leases, key)
-    wait_again(key)
+    wait_again(base, key)
 end
 
 local taken = {-1}
