@@ -11,6 +11,7 @@ from pynomaly_tasks.messaging.backends import (
     build_custom_backend,
     capability_table,
 )
+from pynomaly_tasks.messaging.breaker import BreakerPolicy, Circuit, WhenOpen
 from pynomaly_tasks.messaging.capabilities import Capabilities, Support, capability_rows
 from pynomaly_tasks.messaging.codec import Codec, CodecLimits
 from pynomaly_tasks.messaging.dead_letters import DeadLetter, DeadLetters, Reason
@@ -28,6 +29,7 @@ from pynomaly_tasks.messaging.options import (
 from pynomaly_tasks.messaging.publishing import Route
 from pynomaly_tasks.messaging.receipt import Receipt
 from pynomaly_tasks.messaging.topics import TopicTrie
+from pynomaly_tasks.messaging.worker import Reject, Worker, WorkerStatistics
 
 __all__ = [
     "BACKEND_NAMES",
@@ -35,7 +37,9 @@ __all__ = [
     "RELIABLE",
     "STANDARD",
     "Backend",
+    "BreakerPolicy",
     "Capabilities",
+    "Circuit",
     "Codec",
     "CodecLimits",
     "DeadLetter",
@@ -52,9 +56,13 @@ __all__ = [
     "QueueStatistics",
     "Reason",
     "Receipt",
+    "Reject",
     "Route",
     "Support",
     "TopicTrie",
+    "WhenOpen",
+    "Worker",
+    "WorkerStatistics",
     "build_backend",
     "build_custom_backend",
     "capability_rows",

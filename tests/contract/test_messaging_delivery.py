@@ -138,6 +138,22 @@ async def test_unsettled_message_comes_again_when_its_lease_ends(broker: BrokerU
         assert (await first.statistics("q")).measure.depth == 0
 
 
+async def test_old_delivery_settles_nothing_when_the_same_consumer_got_the_message_again(
+    broker: BrokerUnderTest,
+) -> None:
+    async with broker.manager() as manager:
+        await manager.create_queue("q", QueueOptions(lease_s=0.02))
+        await manager.send("q", "x")
+        old = await one(manager, "q")
+        new = await one(manager, "q", lease_s=30.0)
+
+        for settle in (old.extend(), old.nack(), old.ack()):
+            with pytest.raises((LeaseLost, AlreadySettled)):
+                await settle
+        await new.ack()
+        assert (await manager.statistics("q")).measure.acknowledged == 1
+
+
 async def test_recovery_finds_the_dead_consumers_entry_behind_and_before_fresh_ones(
     broker: BrokerUnderTest,
 ) -> None:
