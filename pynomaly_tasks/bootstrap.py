@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pynomaly_tasks.jobs.rescue import Rescuer
     from pynomaly_tasks.jobs.run import Runner
     from pynomaly_tasks.jobs.submit import Submitter
+    from pynomaly_tasks.messaging import QueueManager
     from pynomaly_tasks.queueing.queue import CeleryQueue
     from pynomaly_tasks.realtime.publisher import StreamPublisher
     from pynomaly_tasks.settings import Settings
@@ -194,6 +195,41 @@ class Platform:
         """Close this process's connections."""
         if "store" in self.__dict__:
             self.store.close()
+
+
+def build_messaging(settings: Settings) -> QueueManager:
+    """The message queues, on the broker that the settings name; open it with ``async with``."""
+    from pynomaly_tasks.messaging import (
+        Codec,
+        CodecLimits,
+        QueueManager,
+        build_backend,
+        build_custom_backend,
+    )
+
+    chosen = settings.messaging
+    if chosen.backend == "custom":
+        assert chosen.custom_module is not None  # the settings' own rule
+        assert chosen.custom_class is not None
+        backend = build_custom_backend(chosen.custom_module, chosen.custom_class, settings.messaging_url())
+    elif chosen.backend == "memory":
+        backend = build_backend("memory")
+    else:
+        backend = build_backend(
+            chosen.backend,
+            settings.messaging_url(),
+            namespace=chosen.namespace,
+            connect_timeout_s=chosen.connect_timeout_s,
+            timeout_s=chosen.timeout_s,
+        )
+    above_kb = chosen.compress_above_kb
+    limits = CodecLimits(
+        max_bytes=chosen.max_payload_kb * 1024,
+        max_depth=chosen.max_depth,
+        compress_above_bytes=None if above_kb is None else above_kb * 1024,
+    )
+    keys = [key.get_secret_value() for key in chosen.encryption_keys]
+    return QueueManager(backend, codec=Codec(limits=limits, keys=keys), max_fan_out=chosen.max_fan_out)
 
 
 def build_platform(settings: Settings) -> Platform:

@@ -8,7 +8,7 @@ from typing import Any
 
 import rich_click as click
 
-from pynomaly_tasks.cli import broker_letters, config, dead_letters, demo, jobs, store, up
+from pynomaly_tasks.cli import broker_letters, config, dead_letters, demo, jobs, messaging, store, up
 from pynomaly_tasks.errors import PynomalyError
 
 #: What a shell reports for a program that Ctrl-C ended.
@@ -46,6 +46,7 @@ for command in (
     jobs.jobs,
     dead_letters.dead_letters,
     broker_letters.broker_letters,
+    messaging.messaging,
     config.config,
     store.store,
 ):
