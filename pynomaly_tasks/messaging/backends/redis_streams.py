@@ -24,13 +24,13 @@ import math
 import os
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from importlib.resources import files
 from typing import Any
 
-from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
+from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError, ResponseError
@@ -47,6 +47,7 @@ from pynomaly_tasks.messaging.backend import (
     Settlement,
     Stored,
 )
+from pynomaly_tasks.messaging.backends.coalescing import Coalescer
 from pynomaly_tasks.messaging.capabilities import Capabilities, Support
 
 _N = Support.NATIVE
@@ -83,6 +84,11 @@ class RedisStreamsBackend:
         self._consumer = f"{os.getpid()}-{uuid.uuid4().hex[:12]}"
         self._client: Redis | None = None
         self._waiting: Redis | None = None
+        self._slots = asyncio.Semaphore(_MAX_CONNECTIONS)
+        self._puts = Coalescer(self._put, lambda entry: len(entry.body))
+        self._settlements = Coalescer(
+            self._settle, lambda settlement: sum(len(entry.body) for entry in settlement.then)
+        )
 
     async def open(self) -> None:
         """Connect, and forget consumers that died long ago."""
@@ -94,9 +100,8 @@ class RedisStreamsBackend:
             "socket_keepalive": True,
         }
         self._client = Redis(
-            connection_pool=BlockingConnectionPool.from_url(
-                self._url, max_connections=_MAX_CONNECTIONS, timeout=self._timeout_s,
-                socket_timeout=self._timeout_s, **options,
+            connection_pool=ConnectionPool.from_url(
+                self._url, max_connections=4 * _MAX_CONNECTIONS, socket_timeout=self._timeout_s, **options
             )
         )  # fmt: skip
         # Waiting consumers must not hold up those who have something to say.
@@ -145,6 +150,10 @@ class RedisStreamsBackend:
 
     async def put(self, entries: Sequence[Entry], *, catalog_version: int) -> list[Put]:
         """Put them in order, in one step."""
+        return await self._puts.call(catalog_version, entries)
+
+    async def _put(self, catalog_version: Hashable, entries: Sequence[Entry]) -> list[Put]:
+        assert isinstance(catalog_version, int)
         arguments: list[Argument] = [catalog_version]
         for entry in entries:
             arguments += _entry(entry)
@@ -208,6 +217,9 @@ class RedisStreamsBackend:
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
         """End them, each with what follows from it, in one step."""
+        return await self._settlements.call(None, settlements)
+
+    async def _settle(self, _: Hashable, settlements: Sequence[Settlement]) -> list[bool]:
         arguments: list[Argument] = [self._consumer]
         for settlement in settlements:
             held, note = settlement.held, settlement.note or Note(key="", member="", keep_s=0.0)
@@ -284,11 +296,12 @@ class RedisStreamsBackend:
 
     async def _run(self, step: str, *arguments: Argument) -> Any:
         source, sha = _SCRIPTS[step]
-        with _mapped_errors():
-            try:
-                return await self._redis.evalsha(sha, 1, self._namespace, *arguments)
-            except NoScriptError:
-                return await self._redis.eval(source, 1, self._namespace, *arguments)
+        async with self._slots:
+            with _mapped_errors():
+                try:
+                    return await self._redis.evalsha(sha, 1, self._namespace, *arguments)
+                except NoScriptError:
+                    return await self._redis.eval(source, 1, self._namespace, *arguments)
 
 
 @contextmanager
