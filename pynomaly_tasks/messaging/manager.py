@@ -203,7 +203,8 @@ class QueueManager:
         """Up to ``max_messages``, in order; waits ``wait_s`` for the first. Each is ours for ``lease_s``.
 
         What is expired, cannot be read, or was tried too often becomes a dead letter and is not among
-        them. Raises NotFound.
+        them. Raises NotFound. What was taken at the moment that the call was cancelled comes again when
+        its lease ends.
         """
         if not 1 <= max_messages <= _MAX_BATCH:
             raise InvalidQueue.of("max_messages", f"is {max_messages}; it must be 1 to {_MAX_BATCH:,}")

@@ -509,6 +509,29 @@ async def test_nothing_is_done_with_a_closed_manager(broker: BrokerUnderTest) ->
             await call
 
 
+async def test_waiting_consumer_hears_that_its_manager_was_closed(broker: BrokerUnderTest) -> None:
+    async with broker.manager() as manager:
+        await manager.create_queue("q")
+        waiting = asyncio.create_task(manager.receive("q", wait_s=30.0))
+        await asyncio.sleep(0.05)
+
+    with pytest.raises(MessagingClosed):
+        await asyncio.wait_for(waiting, 5.0)
+
+
+async def test_cancelled_wait_takes_nothing_and_leaves_the_message_to_others(broker: BrokerUnderTest) -> None:
+    async with broker.manager() as manager, broker.manager() as other:
+        await manager.create_queue("q")
+        for n in range(5):
+            waiting = asyncio.create_task(manager.receive("q", wait_s=30.0))
+            await asyncio.sleep(0.02)
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            await other.send("q", n)
+            assert (await one(other, "q")).message.payload == n
+
+
 async def test_queue_that_was_deleted_takes_and_gives_nothing(broker: BrokerUnderTest) -> None:
     async with broker.manager() as manager, broker.manager() as other:
         await manager.create_queue("q")

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from pynomaly_tasks.embedded.ports import find_free_port
-from pynomaly_tasks.embedded.redis_server import RedisServer
+from pynomaly_tasks.embedded.redis_server import RedisServer, bundled_redis_binary
 from pynomaly_tasks.errors import BrokerUnavailable
-from pynomaly_tasks.messaging import QueueManager, QueueOptions
+from pynomaly_tasks.messaging import Guarantee, Kind, Overflow, QueueManager, QueueOptions, Reason
 from pynomaly_tasks.messaging.backends.redis_streams import RedisStreamsBackend
 from support.messaging import one, payloads
 from support.processes import Program, Programs
@@ -192,3 +192,31 @@ async def test_consumers_that_died_long_ago_are_forgotten_and_holders_are_not(ow
             assert client.eval(script, 1, "crash", "q") == 1
         assert consumers() == 1
         assert (await manager.statistics("q")).measure.in_flight == 1
+
+
+async def test_every_step_works_on_valkey_too(start_redis: Callable[..., RedisServer]) -> None:
+    server = start_redis(binary=bundled_redis_binary())
+    options = QueueOptions(
+        kind=Kind.PRIORITY, deduplication_s=60.0, max_size=5, overflow=Overflow.DROP_OLDEST, lease_s=0.05
+    )
+    async with _manager(server) as manager:
+        await manager.subscribe("q", "a.#", options=options)
+        receipt = await manager.publish("a.b", "first", priority=1, guarantee=Guarantee.BROADCAST)
+        await manager.send("q", "top", priority=9, delay_s=0.05)
+        assert (await manager.send("q", "first")).duplicates == ("q",)
+        await one(manager, "q")
+        assert (await one(manager, "q")).message.payload in ("first", "top")
+        assert sorted(await payloads(manager, "q", wait_s=0.3)) == ["first", "top"]
+        assert await receipt.wait(5.0) == {"q"}
+        for n in range(6):
+            await manager.send("q", n)
+        delivery = await one(manager, "q", lease_s=30.0)
+        await delivery.extend(60.0)
+        await delivery.nack(delay_s=60.0)
+        (letter,) = await manager.dead_letters.list_letters("q")
+        assert (letter.reason, letter.message and letter.message.payload) == (Reason.OVERFLOW, 0)
+        await manager.dead_letters.redrive("q", letter.id)
+        assert (await manager.statistics("q")).measure.delayed == 1
+        assert await manager.purge_queue("q") == 6
+        await manager.delete_queue("q")
+        assert await manager.list_queues() == {}

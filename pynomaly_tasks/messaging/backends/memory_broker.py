@@ -76,7 +76,9 @@ class MemoryBroker:
 
     def channel(self, name: str) -> Channel:
         """The channel, with everything due or expired moved to where it waits."""
-        channel = self.channels.setdefault(name, Channel())
+        channel = self.channels.get(name)
+        if channel is None:
+            channel = self.channels[name] = Channel()
         now = self.clock()
         while channel.delayed and channel.delayed[0][0] <= now:
             self.enqueue(channel, heapq.heappop(channel.delayed)[2])

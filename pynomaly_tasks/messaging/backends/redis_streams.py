@@ -212,8 +212,13 @@ class RedisStreamsBackend:
             return
         if self._waiting is None:
             raise _closed()
-        with _mapped_errors():
-            await self._waiting.blpop([f"{self._namespace}:c:{channel}:wake"], timeout=wait_s)
+        try:
+            with _mapped_errors():
+                await self._waiting.blpop([f"{self._namespace}:c:{channel}:wake"], timeout=wait_s)
+        except BrokerUnavailable:
+            if self._waiting is None:
+                raise _closed() from None
+            raise
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
         """End them, each with what follows from it, in one step."""
