@@ -200,10 +200,10 @@ async def test_lease_is_kept_up_while_the_handler_works(broker: BrokerUnderTest)
 
     async def work(message: Message) -> None:
         attempts.append(message.payload)
-        await asyncio.sleep(1.5)
+        await asyncio.sleep(2.5)
 
     async with broker.manager() as manager, broker.manager() as other:
-        await manager.create_queue("q", QueueOptions(lease_s=0.5, retry=AT_ONCE))
+        await manager.create_queue("q", QueueOptions(lease_s=1.2, retry=AT_ONCE))
         await manager.send_many("q", ["a", "b"])
         workers = [Worker(each, ["q"], concurrency=1) for each in (manager, other)]
         for worker in workers:
