@@ -207,3 +207,40 @@ def test_handlers_that_cannot_be_are_refused(handlers: str) -> None:
 
     assert done.exit_code == 1
     assert "pynomaly: --handlers: " in done.stderr
+
+
+def test_dead_letters_are_listed_shown_redriven_and_discarded(load: Load, redis_server: RedisServer) -> None:
+    settings = load(URL=f"{redis_server.url}/6")
+
+    def command(*arguments: str) -> str:
+        done = CliRunner().invoke(pynomaly, ["messaging", "dead-letters", *arguments])
+        return f"{done.exit_code} {done.stdout}{done.stderr}"
+
+    async def fill() -> None:
+        async with build_messaging(settings) as manager:
+            await manager.create_queue("q")
+            for n in range(3):
+                await manager.send("q", {"n": n}, type="mail")
+                (delivery,) = await manager.receive("q")
+                await delivery.reject("no such customer")
+            await manager.publish("lost.topic", 1)
+
+    async def received() -> list[object]:
+        async with build_messaging(settings) as manager:
+            return [each.message.payload for each in await manager.receive("q", max_messages=10)]
+
+    asyncio.run(fill())
+    head, *rows = [line.split("\t") for line in command("list").splitlines()]
+    first = next(row for row in rows if row[0] == "q")[1]
+
+    assert head[-7:] == ["0 queue", "id", "at", "reason", "attempts", "topic", "error"]
+    assert sorted((row[0], row[3], row[6]) for row in rows) == [
+        ("", "no_subscriber", "nobody subscribed to lost.topic"), *[("q", "handler_error", "no such customer")] * 3
+    ]  # fmt: skip
+    assert '"payload": {\n    "n": 0\n  }' in command("show", "q", first)
+    assert command("redrive", "q", first) == "0 1 redriven\n"
+    assert asyncio.run(received()) == [{"n": 0}]
+    assert "no dead letter" in command("redrive", "q", first)
+    assert "still nobody subscribed" in command("redrive", "", "--all")
+    assert command("discard", "q", "--all") == "0 2 discarded\n"
+    assert command("discard", "q").startswith("2 ")
