@@ -86,6 +86,8 @@ class Worker:
         self._handlers: dict[tuple[str, str], Handler] = {}
         self._slots = asyncio.Semaphore(concurrency)
         self._stopping = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._renews_every_s = _WAIT_S
         self._in_hand: dict[Delivery, asyncio.Task[None]] = {}
         self._lost_tasks: WeakSet[asyncio.Task[None]] = WeakSet()
 
@@ -201,6 +203,8 @@ class Worker:
     def _start(self, delivery: Delivery) -> asyncio.Task[None]:
         task = asyncio.create_task(self._work_on(delivery))
         self._in_hand[delivery] = task
+        if delivery.lease_s / _RENEWALS_PER_LEASE < self._renews_every_s:
+            self._hurry.set()
         self.statistics.n_in_hand = len(self._in_hand)
         task.add_done_callback(lambda _: self._forget(delivery))
         return task
@@ -306,8 +310,12 @@ class Worker:
     async def _renew(self) -> None:
         """Keep up the leases of what is in hand; stop handlers whose message went to somebody else."""
         while True:
-            shortest_s = min((delivery.lease_s for delivery in self._in_hand), default=_WAIT_S)
-            await asyncio.sleep(min(shortest_s / _RENEWALS_PER_LEASE, _WAIT_S))
+            shortest_s = min((delivery.lease_s for delivery in self._in_hand), default=60.0)
+            self._renews_every_s = min(shortest_s / _RENEWALS_PER_LEASE, _WAIT_S)
+            self._hurry.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._hurry.wait(), self._renews_every_s)
+                continue  # a shorter lease came in meanwhile
             try:
                 lost = await extend_all(list(self._in_hand))
             except Unavailable as error:

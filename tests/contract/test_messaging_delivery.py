@@ -373,6 +373,14 @@ async def test_same_key_within_the_window_is_sent_once(broker: BrokerUnderTest) 
         assert await payloads(manager, "q") == [1, 1, "order-7"]
 
 
+async def test_queue_made_anew_does_not_know_what_the_old_one_was_sent(broker: BrokerUnderTest) -> None:
+    async with broker.manager() as manager:
+        for _ in range(2):
+            await manager.create_queue("q", QueueOptions(deduplication_s=60.0))
+            assert (await manager.send("q", "x")).queues == ("q",)
+            await manager.delete_queue("q")
+
+
 async def test_refused_send_does_not_poison_the_window(broker: BrokerUnderTest) -> None:
     async with broker.manager() as manager:
         await manager.create_queue("q", QueueOptions(deduplication_s=60.0, max_size=1))
@@ -551,7 +559,7 @@ async def test_queue_that_was_deleted_takes_and_gives_nothing(broker: BrokerUnde
         with pytest.raises(LeaseLost):
             await held.ack()
         await manager.create_queue("q")
-        await other.send("q", 5)
+        assert (await other.send("q", 5)).queues == ("q",)
         again = await one(other, "q")
         with pytest.raises(AlreadySettled):
             await held.ack()

@@ -43,6 +43,11 @@ def _done(server: RedisServer) -> list[tuple[int, int]]:
         ]
 
 
+def _has_loaded(server: RedisServer) -> bool:
+    with server.client() as client:
+        return not client.info("persistence")["loading"]
+
+
 async def test_what_a_killed_process_held_is_done_by_the_other_within_the_lease(
     own_redis: RedisServer, programs: Programs
 ) -> None:
@@ -74,6 +79,7 @@ async def test_workers_resume_by_themselves_after_the_server_was_killed_twice(
     for n_done in (150, 500):
         wait_until(lambda n=n_done: len(_done(own_redis)) >= n, 30.0, f"{n_done} to be done")
         own_redis.restart()
+        wait_until(lambda: _has_loaded(own_redis), 20.0, "the server to have loaded its data")
     async with _manager(own_redis) as manager:
         wait_until(lambda: len({n for n, _ in _done(own_redis)}) == 1_000, 40.0, "all 1,000 to be done")
 

@@ -203,12 +203,14 @@ async def test_lease_is_kept_up_while_the_handler_works(broker: BrokerUnderTest)
         await asyncio.sleep(2.5)
 
     async with broker.manager() as manager, broker.manager() as other:
-        await manager.create_queue("q", QueueOptions(lease_s=1.2, retry=AT_ONCE))
-        await manager.send_many("q", ["a", "b"])
+        await manager.create_queue("q", QueueOptions(lease_s=0.8, retry=AT_ONCE))
         workers = [Worker(each, ["q"], concurrency=1) for each in (manager, other)]
         for worker in workers:
             worker.add_handler(work)
         async with Running(workers[0]), Running(workers[1]):
+            # They have been idle for a while when the messages come.
+            await asyncio.sleep(0.3)
+            await manager.send_many("q", ["a", "b"])
             await until(lambda: _is_empty(manager), "the queue to be empty")
 
     assert sorted(attempts) == ["a", "b"]

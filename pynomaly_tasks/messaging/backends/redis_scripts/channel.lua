@@ -6,7 +6,7 @@
 --   <ns>:order            number, no expiry: order of the last entry of any channel; it outlives a channel, so
 --                         that a holder cannot settle an entry of a later channel of the same name
 -- and of each channel, <c> being <ns>:c:<name>:
---   <c>                   hash, no expiry: depth, and the counts
+--   <c>                   hash, no expiry: depth, the counts, and its epoch: which channel of that name it is
 --   <c>:s:<priority>      stream, no expiry, never trimmed: entries, waiting and held, until they are settled;
 --                         id <order>-0, fields i (message id), b (body), t (put at), e (expires at, or '');
 --                         its group `work` knows who holds what, and how often it was handed out
@@ -17,7 +17,7 @@
 --                         or <priority>:<order> of an entry that was given back
 --   <c>:later             hash, no expiry: d<number> -> entry
 --   <c>:wake              list, 60 s: tokens for consumers that wait
---   <c>:dup:<key>         string, expires with its window: deduplication keys
+--   <c>:dup:<epoch>:<key> string, expires with its window: deduplication keys
 local ns = KEYS[1]
 local GROUP = 'work'
 local LEVEL = 17592186044416 -- 2^44: a score is 255 - priority, then the order; exact in a double

@@ -8,17 +8,28 @@
 if not check_catalog(ARGV[1]) then
     return redis.error_reply('STALE')
 end
+
+-- A later channel of the same name knows nothing of what was sent to this one.
+local function epoch_of(base)
+    local epoch = redis.call('HGET', base, 'epoch')
+    if not epoch then
+        epoch = redis.call('INCR', ns .. ':order')
+        redis.call('HSET', base, 'epoch', epoch)
+    end
+    return epoch
+end
+
 local answers = {}
 for at = 2, #ARGV, 9 do
     local channel, key, window, max_size = ARGV[at], ARGV[at + 6], ARGV[at + 7], ARGV[at + 8]
     local base = base_of(channel)
-    local mark = base .. ':dup:' .. key
-    if key ~= '' and redis.call('EXISTS', mark) == 1 then
+    local mark = key ~= '' and base .. ':dup:' .. epoch_of(base) .. ':' .. key
+    if mark and redis.call('EXISTS', mark) == 1 then
         answers[#answers + 1] = 'duplicate'
     elseif max_size ~= '' and tonumber(redis.call('HGET', base, 'depth') or 0) >= tonumber(max_size) then
         answers[#answers + 1] = 'full'
     else
-        if key ~= '' then
+        if mark then
             redis.call('SET', mark, 1, 'PX', window)
         end
         put(channel, ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4], ARGV[at + 5])
