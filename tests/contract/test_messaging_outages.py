@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from pynomaly_tasks.embedded.redis_server import RedisServer, bundled_redis_bina
 from pynomaly_tasks.errors import BrokerUnavailable
 from pynomaly_tasks.messaging import Guarantee, Kind, Overflow, QueueManager, QueueOptions, Reason
 from pynomaly_tasks.messaging.backends.redis_streams import RedisStreamsBackend
-from support.messaging import one, payloads
+from support.messaging import one, payloads, until
 from support.processes import Program, Programs
 from support.tcp_proxy import TcpProxy
 from support.waiting import wait_until
@@ -83,19 +84,42 @@ async def test_workers_resume_by_themselves_after_the_server_was_killed_twice(
     async with _manager(own_redis) as manager:
         wait_until(lambda: len({n for n, _ in _done(own_redis)}) == 1_000, 40.0, "all 1,000 to be done")
 
-        async def depth() -> int:
-            return (await manager.statistics("q")).measure.depth
+        async def is_empty() -> bool:
+            return (await manager.statistics("q")).measure.depth == 0
 
-        end = time.monotonic() + 20.0
-        while await depth() and time.monotonic() < end:
-            await manager.health()
-
-        assert await depth() == 0
+        await until(is_empty, "the queue to be empty", timeout_s=20.0)
         assert await manager.dead_letters.list_letters("q") == []
     n_twice = sum(times > 1 for times in Counter(n for n, _ in _done(own_redis)).values())
     # What was held when the server went, at most, in each of the two restarts.
     assert n_twice <= 2 * 2 * 20
     assert all(worker.is_running() for worker in workers)
+
+
+async def test_worker_resumes_by_itself_after_the_server_was_killed(
+    own_redis: RedisServer, programs: Programs
+) -> None:
+    async with _manager(own_redis) as manager:
+        await manager.create_queue("q", QueueOptions(lease_s=LEASE_S))
+        await manager.send_many("q", list(range(1_000)))
+    worker = _consumer(programs, own_redis, "worker:0.001")
+    for n_done in (200, 600):
+        wait_until(lambda n=n_done: len(_done(own_redis)) >= n, 60.0, f"{n_done} to be done")
+        own_redis.restart()
+        wait_until(lambda: _has_loaded(own_redis), 20.0, "the server to have loaded its data")
+    async with _manager(own_redis) as manager:
+
+        async def is_empty() -> bool:
+            return (await manager.statistics("q")).measure.depth == 0
+
+        await until(is_empty, "the queue to be empty", timeout_s=60.0)
+        worker.signal_group(signal.SIGTERM)
+        wait_until(lambda: not worker.is_running(), 10.0, "the worker to end")
+        measure = (await manager.statistics("q")).measure
+
+        assert {n for n, _ in _done(own_redis)} == set(range(1_000))
+        assert worker.returncode == 0
+        assert (measure.depth, measure.acknowledged) == (0, 1_000)
+        assert await manager.dead_letters.list_letters("q") == []
 
 
 async def test_closed_port_is_an_error_within_the_connect_timeout() -> None:

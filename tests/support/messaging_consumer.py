@@ -1,7 +1,8 @@
 """A process that consumes: `python messaging_consumer.py <url> <namespace> <queue> <done key> <mode>`.
 
 hold: takes a batch, says so, and never settles. work: adds each message's number to the set <done key>
-on the server, then acknowledges, until it is told to stop. worker: a `Worker` whose handler takes half a second.
+on the server, then acknowledges, until it is told to stop. worker: a `Worker` whose handler takes half a second,
+or with worker:0.01 so many seconds.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ async def main(url: str, namespace: str, queue: str, done: str, mode: str) -> No
     effects = Redis.from_url(url, retry=Retry(NoBackoff(), 0))
     async with QueueManager(RedisStreamsBackend(url, namespace=namespace, timeout_s=2.0)) as manager:
         print("ready", flush=True)
-        if mode == "worker":
-            await serve(manager, queue, effects, done)
+        if mode.startswith("worker"):
+            await serve(manager, queue, effects, done, float(mode.partition(":")[2] or 0.5))
             return
         while True:
             try:
@@ -40,10 +41,10 @@ async def main(url: str, namespace: str, queue: str, done: str, mode: str) -> No
                 await asyncio.sleep(0.1)
 
 
-async def serve(manager: QueueManager, queue: str, effects: Redis, done: str) -> None:
+async def serve(manager: QueueManager, queue: str, effects: Redis, done: str, takes_s: float) -> None:
     async def work(message: Message) -> None:
         print(f"started {message.payload}", flush=True)
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(takes_s)
         await effects.rpush(done, f"{message.payload}:1")
 
     worker = Worker(manager, [queue], concurrency=3, batch_size=5)
