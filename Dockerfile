@@ -11,6 +11,7 @@ RUN pip install --no-compile --require-hashes -r requirements.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY pynomaly_tasks pynomaly_tasks
 COPY workers workers
+COPY config/kafka_topics.yaml config/kafka_topics.yaml
 # Compiled here, as the process may not write there; templates that are no valid Python are left alone.
 RUN pip install --no-compile --no-deps --no-build-isolation . \
     && (python -m compileall -q -q -j 0 "$(python -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')" || true) \

@@ -30,6 +30,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import peers
 import psutil
 import redis
 
@@ -250,6 +251,7 @@ def main() -> None:
     if options.client:
         print(json.dumps(client(*options.client, options.jobs)))
         return
+    peers.require("dramatiq", "taskiq_redis", "rq", "procrastinate")
     names = options.systems or list(SYSTEMS)
     rounds: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     directory = Path(tempfile.mkdtemp(prefix="pynomaly-bench-"))

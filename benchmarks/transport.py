@@ -3,8 +3,8 @@
     python benchmarks/transport.py [--rounds 3] [--tasks 2000] [contestant ...]
 
 One run on one loopback Redis (AOF everysec), the contestants in turn in each round, in processes of their own; the
-table has medians and, in brackets, least and most. Packages of the peers that are missing go into a virtual
-environment of their own, from requirements-bench.lock. A task gets 1 KB of JSON and only counts itself.
+table has medians and, in brackets, least and most. A task gets 1 KB of JSON and only counts itself. Needs
+`make bench`'s packages.
 
 - Publishing: one call after the other from one process; then many with what the contestant has for many.
 - Start: on idle workers, from before the call to the task's first line, one call in 30 ms, 60 in each round.
@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import importlib.util
 import json
 import os
 import platform
@@ -41,6 +40,7 @@ ROOT = HERE.parents[1]
 PEERS_DIRECTORY = HERE.parent / "transport_peers"
 sys.path[:0] = [str(ROOT), str(PEERS_DIRECTORY)]
 
+import peers  # noqa: E402  # the path comes first
 from transport_results import Results  # noqa: E402  # the path comes first
 
 PACKAGES = ("celery", "kombu", "redis", "dramatiq", "taskiq", "taskiq-redis", "saq", "rq", "huey")
@@ -265,22 +265,6 @@ def flush(redis_url: str) -> None:
         client.flushall()
 
 
-def ensure_packages() -> None:
-    """Go on in an environment that has the peers, made where it is missing."""
-    if all(importlib.util.find_spec(name) for name in ("dramatiq", "taskiq_redis", "saq", "rq", "huey")):
-        return
-    environment = Path(tempfile.gettempdir()) / "pynomaly-bench-venv"
-    python = environment / "bin" / "python"
-    if Path(sys.executable) == python:
-        raise SystemExit(f"{environment} is not complete; delete it and start again")
-    if not python.exists():
-        print(f"installing the peers into {environment} (some minutes the first time)", file=sys.stderr)
-        subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
-        subprocess.run([str(python), "-m", "pip", "--disable-pip-version-check", "--quiet", "install",
-                        "--require-hashes", "-r", str(ROOT / "requirements-bench.lock")], check=True)  # fmt: skip
-    os.execv(python, [str(python), str(HERE), *sys.argv[1:]])
-
-
 def main() -> None:
     """Measure and print."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends what was started
@@ -295,7 +279,7 @@ def main() -> None:
     if options.publish:
         print(json.dumps(publish(*options.publish, options.tasks)))
         return
-    ensure_packages()
+    peers.require("dramatiq", "taskiq_redis", "saq", "rq", "huey")
     from pynomaly_tasks.embedded.redis_server import RedisServer
 
     names = options.contestants or list(CONTESTANTS)

@@ -10,9 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pynomaly_tasks.bootstrap import Platform as Platform
+    from pynomaly_tasks.bootstrap import add_event_type as add_event_type
     from pynomaly_tasks.bootstrap import app as app
     from pynomaly_tasks.bootstrap import build_platform as build_platform
     from pynomaly_tasks.bootstrap import current_platform as current_platform
+    from pynomaly_tasks.events.handlers import on_event as on_event
+    from pynomaly_tasks.publishing import publish_event as publish_event
+    from pynomaly_tasks.publishing import publish_event_async as publish_event_async
+    from pynomaly_tasks.publishing import transaction as transaction
     from pynomaly_tasks.settings import Settings as Settings
     from pynomaly_tasks.tasks.detection import detect_anomalies as detect_anomalies
     from pynomaly_tasks.tasks.detection import detect_ensemble as detect_ensemble
@@ -25,9 +30,14 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Platform": "bootstrap",
+    "add_event_type": "bootstrap",
     "app": "bootstrap",
     "build_platform": "bootstrap",
     "current_platform": "bootstrap",
+    "on_event": "events.handlers",
+    "publish_event": "publishing",
+    "publish_event_async": "publishing",
+    "transaction": "publishing",
     "Settings": "settings",
     "detect_anomalies": "tasks.detection",
     "detect_ensemble": "tasks.detection",

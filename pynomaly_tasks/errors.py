@@ -37,8 +37,12 @@ PynomalyError
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from pynomaly_tasks.core.event_data import EventData
 
 
 class PynomalyError(Exception):
@@ -47,6 +51,8 @@ class PynomalyError(Exception):
     #: Whether the same attempt may succeed later. Workers read this flag; they never compare
     #: class names.
     retryable = False
+    #: Told with the end of an attempt that raises this.
+    events: Sequence[EventData] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,10 +1,12 @@
-"""Logs of the platform's processes: constant event names with fields, for people or for a collector."""
+"""Logs and metrics of the platform's processes: constant event names with fields, for people or a collector."""
 
 from __future__ import annotations
 
 import logging
 import sys
 from typing import TYPE_CHECKING, Any, Literal, TextIO, cast
+
+from pynomaly_tasks.errors import InvalidSettings
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger, Processor
@@ -92,3 +94,21 @@ def _renderers(format_name: str, stream: TextIO) -> list[Processor]:
             colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback
         )
     ]
+
+
+def serve_metrics(host: str, port: int | None) -> None:
+    """Serve this process's Prometheus metrics at ``/metrics``, from a thread; nothing where ``port`` is None.
+
+    0 takes a free port, which the log names. Raises InvalidSettings when the port cannot be taken.
+    """
+    if port is None:
+        return
+    from prometheus_client import start_http_server
+
+    try:
+        server, _ = start_http_server(port, host)
+    except OSError as error:
+        raise InvalidSettings.of(
+            "metrics.port", f"{host}:{port} cannot be taken ({error.strerror or error}); name a free one"
+        ) from error
+    get_logger(__name__).info("metrics_served", host=host, port=server.server_port)

@@ -15,6 +15,8 @@ app = Celery(
 )
 if OURS:
     app.conf.broker_transport = "pynomaly_tasks.transport:Transport"
+if OURS == "with amqp":
+    app.conf.worker_consumer = "pynomaly_tasks.transport.consumer:Consumer"
 pool, slots, count = json.loads(os.environ["BENCH_POOL"])
 arguments = []
 if os.environ.get("BENCH_TUNED"):

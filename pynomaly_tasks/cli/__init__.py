@@ -8,7 +8,20 @@ from typing import Any
 
 import rich_click as click
 
-from pynomaly_tasks.cli import broker_letters, config, dead_letters, demo, jobs, messaging, store, up
+from pynomaly_tasks.cli import (
+    audit,
+    broker_letters,
+    config,
+    dead_letters,
+    demo,
+    events,
+    jobs,
+    kafka,
+    messaging,
+    outbox,
+    store,
+    up,
+)
 from pynomaly_tasks.errors import PynomalyError
 
 #: What a shell reports for a program that Ctrl-C ended.
@@ -47,6 +60,10 @@ for command in (
     dead_letters.dead_letters,
     broker_letters.broker_letters,
     messaging.messaging,
+    events.events,
+    kafka.kafka,
+    outbox.outbox,
+    audit.audit,
     config.config,
     store.store,
 ):

@@ -71,6 +71,10 @@ def _checks(platform: Platform) -> Iterator[tuple[str, Callable[[], object]]]:
     yield "results (redis.url, redis.results_url)", lambda: platform.queue.check_results()
     yield "streams (redis.url, redis.streams_url)", lambda: platform.updates.check()
     yield "message queues (redis.url, messaging.url)", lambda: asyncio.run(_reach_messaging(settings))
+    yield (
+        f"events (events.backend, {settings.events.backend})",
+        lambda: asyncio.run(platform.event_log.check()),
+    )
     yield "uploads (data.directory)", lambda: platform.datasets
     for root in settings.data.roots:
         yield f"datasets in {root} (data.roots)", partial(_check_root, root)

@@ -13,6 +13,7 @@ from pynomaly_tasks.cli.connection import connect
 from pynomaly_tasks.cli.filters import edited
 from pynomaly_tasks.cli.terminal import change_each, print_json, print_table
 from pynomaly_tasks.cli.values import named_values
+from pynomaly_tasks.core.audit_events import user_at
 from pynomaly_tasks.core.job import DeadLetter, DeadReason
 from pynomaly_tasks.errors import Conflict
 
@@ -56,6 +57,7 @@ def replay(letter_ids: tuple[int, ...], edits: tuple[str, ...]) -> None:
     """Run the jobs of dead letters again as new ones, send their messages again; print the new ids."""
     changes = named_values("--edit", edits)
     platform = connect()
+    actor = user_at("cli")
     from pynomaly_tasks.queueing.kept import can_be_replayed, replay_message
 
     def replay_one(letter_id: int) -> str:
@@ -63,8 +65,8 @@ def replay(letter_ids: tuple[int, ...], edits: tuple[str, ...]) -> None:
         if letter.replayed_as is not None or (letter.job_id is None and not can_be_replayed(letter)):
             raise Conflict(f"dead letter {letter_id}: {_what_to_do(letter)}")
         if letter.job_id is None:
-            return replay_message(platform, letter, changes)
-        return platform.replay(letter.job_id, changes).id
+            return replay_message(platform, letter, changes, actor)
+        return platform.replay(letter.job_id, changes, actor=actor).id
 
     change_each(letter_ids, replay_one)
 
@@ -78,10 +80,11 @@ def discard(letter_ids: tuple[int, ...], reason: str | None, dry_run: bool) -> N
     if bool(letter_ids) == bool(reason):
         raise click.UsageError("Name dead letters by their ids, or all of one --reason; not both.")
     platform = connect()
+    actor = user_at("cli")
 
     def discard_one(letter_id: int) -> str:
         if not dry_run:
-            platform.store.discard(letter_id)
+            platform.store.discard(letter_id, actor)
             return f"{letter_id} discarded"
         letter = platform.store.get_dead_letter(letter_id)
         if _settled(letter):
@@ -132,6 +135,8 @@ def _readable(payload: bytes) -> dict[str, Any]:
 
 
 def _what_to_do(letter: DeadLetter) -> str:
+    if letter.replayed_as is not None and letter.reason is DeadReason.EVENT_REFUSED:
+        return f"is to be published as {letter.replayed_as}; a new dead letter says where that failed too"
     if letter.replayed_as is not None:
         return f"was replayed as job {letter.replayed_as}; replay that one if it failed too"
     if letter.discarded_at is not None:

@@ -46,7 +46,7 @@ def demo(script: Path | None) -> None:
         fresh=True,
     )
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
-    click.echo("starting Redis, a worker, beat and the web page ...")
+    click.echo("starting Redis, a worker, events, beat and the web page ...")
     with stack:
         click.echo(f"web page {stack.web_address} (redis: {stack.redis_flavour})")
         # The script is a client as any other program is: it finds the platform by the environment.

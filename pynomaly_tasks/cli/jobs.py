@@ -13,6 +13,7 @@ from pynomaly_tasks.cli.filters import edited, filtered, job_filter, report_bulk
 from pynomaly_tasks.cli.progress import follow, stands
 from pynomaly_tasks.cli.terminal import change_each, console, print_json, print_table
 from pynomaly_tasks.cli.values import named_values, request_object
+from pynomaly_tasks.core.audit_events import user_at
 from pynomaly_tasks.core.job import FINAL_STATES, Job, JobState
 from pynomaly_tasks.errors import Conflict, JobAlreadyFinal
 
@@ -92,10 +93,11 @@ def cancel(job_ids: tuple[str, ...], reason: str, dry_run: bool, **which: Any) -
     """Cancel jobs by id, or every open job that passes the filter."""
     require_one_choice(job_ids, which)
     platform = connect()
+    actor = user_at("cli")
 
     def cancel_one(job_id: str) -> str:
         if not dry_run:
-            return f"{job_id} {stands(platform.cancel(job_id, reason))}"
+            return f"{job_id} {stands(platform.cancel(job_id, reason, actor=actor))}"
         job = platform.store.get_job(job_id)
         if job.state.is_final:
             raise JobAlreadyFinal(f"job {job_id} is {job.state} already")
@@ -104,7 +106,9 @@ def cancel(job_ids: tuple[str, ...], reason: str, dry_run: bool, **which: Any) -
     if job_ids:
         change_each(job_ids, cancel_one)
     else:
-        bulk = platform.controls.cancel_where(job_filter(**which), reason=reason, dry_run=dry_run)
+        bulk = platform.controls.cancel_where(
+            job_filter(**which), reason=reason, dry_run=dry_run, actor=actor
+        )
         report_bulk(bulk, dry_run=dry_run)
 
 
@@ -121,10 +125,11 @@ def replay(job_ids: tuple[str, ...], edits: tuple[str, ...], dry_run: bool, **wh
     require_one_choice(job_ids, which)
     changes = named_values("--edit", edits)
     platform = connect()
+    actor = user_at("cli")
 
     def replay_one(job_id: str) -> str:
         if not dry_run:
-            return platform.replay(job_id, changes).id
+            return platform.replay(job_id, changes, actor=actor).id
         job = platform.store.get_job(job_id)
         if job.state not in FINAL_STATES:
             raise Conflict(f"job {job_id} is {job.state}; only an ended job can be replayed, cancel it first")
@@ -133,7 +138,9 @@ def replay(job_ids: tuple[str, ...], edits: tuple[str, ...], dry_run: bool, **wh
     if job_ids:
         change_each(job_ids, replay_one)
     else:
-        bulk = platform.controls.replay_where(job_filter(**which), edits=changes, dry_run=dry_run)
+        bulk = platform.controls.replay_where(
+            job_filter(**which), edits=changes, dry_run=dry_run, actor=actor
+        )
         report_bulk(bulk, dry_run=dry_run)
 
 

@@ -27,7 +27,7 @@ from pynomaly_tasks.settings import load_settings
     help="A directory that datasets may be read from.",
 )
 def up(port: int | None, flower: bool, roots: tuple[Path, ...]) -> None:
-    """Start Redis, a worker, beat and the web page on this machine and keep them running."""
+    """Start Redis, a worker, the relay and consumers of events, beat and the web page on this machine and keep them running."""
     from pynomaly_tasks.embedded.stack import EmbeddedStack
 
     settings = load_settings()
@@ -47,7 +47,7 @@ def up(port: int | None, flower: bool, roots: tuple[Path, ...]) -> None:
         flower=flower,
         on_exit=lambda name, code: click.echo(f"{name} ended with {code}; it is started again", err=True),
     )
-    click.echo("starting Redis, a worker, beat and the web page ...")
+    click.echo("starting Redis, a worker, events, beat and the web page ...")
     with stack:
         stop = Event()
         for number in (signal.SIGINT, signal.SIGTERM):

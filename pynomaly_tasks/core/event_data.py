@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar, TypeAlias
+
+from pydantic import Field
+
+#: Text that names a thing in a row of every database: one line, and not long.
+Name: TypeAlias = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]+$")]
+JobId: TypeAlias = Name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

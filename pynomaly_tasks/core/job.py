@@ -9,6 +9,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
+from pynomaly_tasks.core.event_data import EventData
 from pynomaly_tasks.core.retry import RetryPolicy
 
 Json: TypeAlias = Mapping[str, Any]
@@ -118,6 +119,7 @@ class NewJob:
     parent_id: str | None = None  #: the job before this one in a chain
     root_id: str | None = None  #: the first job of a chain, group or chord
     envelope: Json = field(default_factory=dict)  #: Celery's own options: chain, link, chord ...
+    events: Sequence[EventData] = ()  #: told in the transaction that stores it, after that it was submitted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,8 +10,8 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from pynomaly_tasks.core.event import JOB_EVENTS
-from pynomaly_tasks.core.event_data import EventData
-from pynomaly_tasks.core.job import DeadReason, JobState, Progress
+from pynomaly_tasks.core.event_data import EventData, JobId
+from pynomaly_tasks.core.job import JobState, Progress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +29,7 @@ class JobEvent(EventData):
     topic: ClassVar[str] = JOB_EVENTS
     subject_field: ClassVar[str | None] = "job_id"
 
-    job_id: Annotated[str, Field(description="The job.")]
+    job_id: Annotated[JobId, Field(description="The job.")]
     kind: Annotated[str, Field(description="What the job does, such as detect_anomalies.")]
     queue: Annotated[str, Field(description="Its Celery queue.")]
     state: Annotated[JobState, Field(description="The job's state from this event on.")]
@@ -55,6 +55,13 @@ class JobSubmitted(JobEvent):
     replay_of: Annotated[str | None, Field(description="The ended job that this one runs again.")] = None
     parent_id: Annotated[str | None, Field(description="The job before it in a chain.")] = None
     root_id: Annotated[str | None, Field(description="The first job of its chain, group or chord.")] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobQueued(JobEvent):
+    """A job that waited for its time, its next try or an earlier job is due."""
+
+    type: ClassVar[str] = "job.queued"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +127,6 @@ class JobDeadLettered(JobEvent):
 
     type: ClassVar[str] = "job.dead_lettered"
 
-    reason: Annotated[DeadReason, Field(description="Why.")]
+    reason: Annotated[str, Field(description="Why, in one word, such as retries_used_up.")]
     error: Annotated[Failure | None, Field(description="The last error.")]
     progress: Annotated[Progress | None, Field(description="How far it came.")] = None

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pynomaly_tasks.core.redact import mask_url
 from pynomaly_tasks.errors import InvalidDataset, SourceUnavailable
 
 Format = Literal["csv", "parquet", "jsonl"]
@@ -86,7 +87,10 @@ class SourceGuard:
         if not source.strip() or "\0" in source:
             raise refused("is empty or holds a NUL character; give the path of a file")
         if "://" in source:
-            raise refused(f"{source!r} is a URL; give the path of a file under {self._named_roots()}")
+            # It may hold a password, and what is said here is logged and told.
+            raise refused(
+                f"{mask_url(source)!r} is a URL; give the path of a file under {self._named_roots()}"
+            )
         try:
             inside = self._candidates(Path(source))
             found = next((path for path in inside if path.exists()), None)

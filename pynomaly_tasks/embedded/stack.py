@@ -1,4 +1,4 @@
-"""The whole platform on one machine: Redis, a worker, beat and the web page, on free loopback ports."""
+"""The whole platform on one machine: Redis, a worker, events, beat and the web page, on free loopback ports."""
 
 from __future__ import annotations
 
@@ -99,6 +99,8 @@ class EmbeddedStack:
                 stage=1,
             ),
             self._spec("web", [python, "-m", "workers.web"], env, ready=r"https?://\S+", stage=1),
+            # Ended after the others, so that what they did last is published, too.
+            self._spec("events", [python, "-m", "workers.events"], env, ready="events_started", stage=0),
         )
         self._processes.start(
             self._spec(

@@ -4,30 +4,63 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Any
 
-from pydantic import TypeAdapter
+import orjson
+from pydantic import TypeAdapter, ValidationError
 
+from pynomaly_tasks.core.audit_events import (
+    DatasetUploaded,
+    DeadLetterDiscarded,
+    DeadLetterReplayed,
+    JobCancelRequested,
+    JobReplayed,
+)
+from pynomaly_tasks.core.event import Event
 from pynomaly_tasks.core.event_data import EventData
 from pynomaly_tasks.core.job_events import (
     JobCancelled,
     JobCompleted,
     JobDeadLettered,
     JobFailed,
+    JobQueued,
     JobRetrying,
     JobStarted,
     JobSubmitted,
 )
+from pynomaly_tasks.core.model_events import DriftDetected, ModelTrained
+from pynomaly_tasks.core.system_events import SystemHealth
+from pynomaly_tasks.core.work_events import (
+    AnomalyDetected,
+    DatasetProfiled,
+    NotificationFailed,
+    NotificationSent,
+    ReportReady,
+)
+from pynomaly_tasks.errors import FieldProblem, InvalidInput
 
 #: Ours, in the order in which they are shown.
 TYPES: tuple[type[EventData], ...] = (
     JobSubmitted,
+    JobQueued,
     JobStarted,
     JobRetrying,
     JobCompleted,
     JobFailed,
     JobCancelled,
     JobDeadLettered,
+    AnomalyDetected,
+    DatasetProfiled,
+    DriftDetected,
+    ModelTrained,
+    ReportReady,
+    NotificationSent,
+    NotificationFailed,
+    SystemHealth,
+    JobCancelRequested,
+    JobReplayed,
+    DeadLetterDiscarded,
+    DeadLetterReplayed,
+    DatasetUploaded,
 )
 
 
@@ -101,9 +134,33 @@ class Catalog:
 CATALOG = Catalog()
 
 
-def parse(event: Any, catalog: Catalog = CATALOG) -> EventData:
+def parse(event: Event, catalog: Catalog = CATALOG) -> EventData:
     """An event's data as the class of its type. Raises KeyError for a type that is not in the catalogue."""
     event_type = catalog.find_schema(schema_id(event.type, event.version))
     if event_type is None:
         raise KeyError(event.type)
     return event_type.adapter.validate_python(event.data)
+
+
+def require_valid(data: EventData, catalog: Catalog = CATALOG) -> None:
+    """Raise InvalidInput, which names the field, for data that no consumer could read."""
+    event_type = catalog.find_schema(schema_id(data.type, data.version))
+    if event_type is None or event_type.model is not type(data):
+        raise InvalidInput.of(
+            "events",
+            f"{type(data).__name__} is no type of the catalogue: add it with pynomaly_tasks.add_event_type, in every "
+            "process that publishes or reads it",
+        )
+    try:
+        event_type.adapter.validate_json(orjson.dumps(data, option=orjson.OPT_SERIALIZE_NUMPY), strict=True)
+    except TypeError as error:
+        raise InvalidInput.of("events", f"{data.type} cannot be written as JSON: {error}") from error
+    except ValidationError as error:
+        raise InvalidInput(
+            *(
+                FieldProblem(
+                    field=".".join(("events", data.type, *map(str, each["loc"]))), message=each["msg"]
+                )
+                for each in error.errors(include_url=False, include_input=False, include_context=False)
+            )
+        ) from error

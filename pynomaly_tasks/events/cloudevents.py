@@ -104,12 +104,15 @@ def encode(
     if event.traceparent is not None:
         attributes["traceparent"] = event.traceparent
     try:
+        key = event.key.encode()
         message = to_binary(CloudEvent(attributes, value), _FORMAT)
     except CloudEventValidationError as error:
         raise EventRefused(f"event {event.id} ({event.type}) is no CloudEvent: {_in_words(error)}") from error
+    except UnicodeEncodeError as error:
+        raise EventRefused(f"event {event.id!r} ({event.type!r}) holds what is no text: {error}") from error
     return Record(
         topic=event.topic,
-        key=event.key.encode(),
+        key=key,
         value=message.value,
         headers=tuple(message.headers.items()),
     )

@@ -25,7 +25,7 @@ log = get_logger(__name__)
 
 _POLL_S = 0.5
 #: While a partition is full, the poll must return soon after it no longer is.
-_POLL_WHILE_FULL_S = 0.02
+_POLL_WHILE_FULL_S = 0.05
 #: A commit each time anything was applied would cost more than the events themselves.
 _COMMIT_EVERY_S = 0.1
 _LAG_EVERY_S = 5.0

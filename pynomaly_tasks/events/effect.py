@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from hashlib import sha256
 from typing import Protocol
 
 from pynomaly_tasks.core.event import Event
@@ -23,6 +24,9 @@ class Effect(Protocol):
         neighbour that is away: the events wait. Any other is the event's own.
         """
 
+    async def close(self) -> None:
+        """Give back what is held, such as connections."""
+
 
 class Inbox(Protocol):
     """Which events each group has applied."""
@@ -38,15 +42,15 @@ class Inbox(Protocol):
 MAX_INBOX_KEY = 255
 
 
-def inbox_key(event: Event, own_source: str, replay_id: str | None = None) -> str:
+def inbox_key(event: Event, own_source: str, replay_id: str | None = None, part: str = "") -> str:
     """What an event is called in the inbox: its id, with the source where that is not ours.
 
     Unique over everything that a group reads: an id alone is unique only within its source.
+    ``part`` tells the parts of a group apart that apply an event each by itself.
     """
     key = event.id if event.source in ("", own_source) else f"{event.source}#{event.id}"
     key = key if replay_id is None else f"{replay_id}/{key}"
+    key = f"{key}|{part}" if part else key
     if len(key) <= MAX_INBOX_KEY:
         return key
-    from hashlib import sha256
-
     return f"sha256:{sha256(key.encode()).hexdigest()}"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from pydantic import BaseModel
 
+from pynomaly_tasks.core.event_data import EventData
 from pynomaly_tasks.core.job import Json
 
 
@@ -42,6 +43,7 @@ class Outcome:
     summary: Json = field(default_factory=dict)  #: a few more values for ``.get()``; small
     detail: Json = field(default_factory=dict)  #: JSON for web and report, up to a few MB
     files: Mapping[str, Path] = field(default_factory=dict)  #: name to a file in ``scratch``
+    events: Sequence[EventData] = ()  #: told together with the job's end, or not at all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

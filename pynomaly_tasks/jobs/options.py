@@ -5,7 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from pynomaly_tasks.core.trace import is_traceparent
 
 Key = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f]+$")]
 # Beyond these years an instant cannot be told in every time zone.
@@ -36,9 +38,20 @@ class JobOptions(BaseModel):
     owner: Annotated[str, Field(max_length=255, pattern=r"^[^\x00-\x1f]*$")] = ""
     max_retries: Annotated[int, Field(ge=0, le=10, strict=True)] | None = None
     backoff_s: Annotated[float, Field(gt=0, le=86_400, strict=True)] | None = None
+    traceparent: str | None = Field(None, description="W3C Trace Context of what asks for the job")
     replay_of: str | None = None
     parent_id: str | None = None
     root_id: str | None = None
+
+    @field_validator("traceparent")
+    @classmethod
+    def _is_traceparent(cls, text: str | None) -> str | None:
+        if text is not None and not is_traceparent(text):
+            raise ValueError(
+                "is no traceparent of W3C Trace Context, such as "
+                "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01; leave it out to get one"
+            )
+        return text
 
     @model_validator(mode="after")
     def _one_start(self) -> Self:

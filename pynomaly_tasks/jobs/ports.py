@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,11 +28,28 @@ class Queue(Protocol):
         """Tell Celery of a job that ended outside a delivery, so that ``.get()`` returns. Raises BrokerUnavailable."""
 
 
-class Updates(Protocol):
-    """Live updates for people watching; best effort."""
+class Stream(Protocol):
+    """Live updates for people watching; best effort. No call raises, none waits long."""
 
-    def publish(self, update: Mapping[str, Any]) -> None:
-        """Send; never raises, never waits long."""
+    def publish_progress(self, job_id: str, build: Callable[[], Mapping[str, Any]]) -> None:
+        """Send what ``build()`` makes, or a later one instead: not all, but the latest always."""
+
+    def finish_progress(self, job_id: str) -> None:
+        """Send the latest progress of the job, if it was not yet: its end comes next."""
+
+
+class Bell(Protocol):
+    """Wakes the relay, which looks by itself now and then; best effort."""
+
+    def ring(self) -> None:
+        """Have it look at once; never raises, never waits long."""
+
+
+class Updates(Stream, Protocol):
+    """What others are told of a job at once; best effort."""
+
+    def wake_relay(self) -> None:
+        """Events were committed: have them published at once. Never raises, never waits long."""
 
 
 class ArtifactWriter(Protocol):

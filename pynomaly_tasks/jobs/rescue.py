@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from pynomaly_tasks.core.job import Job, JobState
 from pynomaly_tasks.errors import BrokerUnavailable, StoreUnavailable
-from pynomaly_tasks.jobs.announce import announce
 from pynomaly_tasks.jobs.ports import Queue, Updates
 from pynomaly_tasks.jobs.submit import Submitter
 from pynomaly_tasks.store.reads import JobFilter
@@ -67,8 +66,6 @@ class Rescuer:
         with self._noting_outages():
             jobs = self._store.promote_due(BATCH) if self._store.has_due_jobs() else []
         self._submitter.ring(jobs)
-        for job in jobs:
-            announce(self._updates, job)
         return len(jobs)
 
     def rescue(self) -> Rescued:
@@ -117,7 +114,7 @@ class Rescuer:
         self._submitter.ring(change.queued)
         if change.job.state.is_final:
             self._submitter.report_end(change.job)
-        announce(self._updates, change.job)
+        self._updates.wake_relay()
 
     def _report_ends(self) -> int:
         """Tell Celery of ends it has not heard of: their worker died before it could call what comes next.

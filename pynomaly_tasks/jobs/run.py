@@ -22,11 +22,13 @@ from pynomaly_tasks.core.job import (
 from pynomaly_tasks.errors import (
     Interrupted,
     JobCancelled,
+    PynomalyError,
     StaleAttempt,
     StoreUnavailable,
     TimeLimitExceeded,
 )
-from pynomaly_tasks.jobs.announce import announce
+from pynomaly_tasks.events.catalog import require_valid
+from pynomaly_tasks.jobs.announce import announce_progress
 from pynomaly_tasks.jobs.context import Kind, Outcome
 from pynomaly_tasks.jobs.ports import ArtifactWriter, Updates
 from pynomaly_tasks.jobs.submit import Submitter
@@ -103,20 +105,20 @@ class RunningAttempt:
             self._scratch.cleanup()
 
     def progress(self, current: int, total: int, status: str) -> None:
-        """Write the progress, at most every ``write_every_s``; raise when the job must stop."""
+        """Tell who watches; write it, at most every ``write_every_s``; raise when the job must stop."""
         now = time.monotonic()
+        progress = Progress(current=current, total=total, status=status)
+        announce_progress(self._updates, self._job, progress)
         if now - self._wrote_at_s < self._write_every_s:
             self.checkpoint()
             return
         self._wrote_at_s = self._looked_at_s = now
-        progress = Progress(current=current, total=total, status=status)
         try:
             cancelled = self._store.record_progress(self.job_id, self.attempt, progress)
         except StoreUnavailable as error:
             cancelled = self._work_on(error)
         if cancelled:
             raise JobCancelled(f"job {self.job_id} was cancelled")
-        announce(self._updates, self._job, progress)
         self._on_progress(progress)
         self._check_time(now)
 
@@ -204,12 +206,13 @@ class Runner:
     def _attempt(
         self, job: Job, on_start: Callable[[Job], None], on_progress: Callable[[Progress], None]
     ) -> Settlement:
-        announce(self._updates, job)
+        self._updates.wake_relay()
         on_start(job)
         return self._perform(job, on_progress, time.monotonic())
 
     def _settle(self, job: Job, settlement: Settlement, error: Exception | None = None) -> Finished:
         """End the attempt. A store that is away is waited for: hours of work may hang on it."""
+        self._updates.finish_progress(job.id)
         give_up_at_s = time.monotonic() + _SETTLE_PATIENCE_S
         is_result = settlement.state is JobState.SUCCEEDED
         while True:
@@ -228,7 +231,7 @@ class Runner:
                 # The limit's signal may come now: the work was done before it. A result that the
                 # store cannot hold, such as one with a set in it, is the job's failure.
                 if not _is_stop(raised):
-                    if not is_result:
+                    if not is_result and not settlement.events:
                         raise
                     is_result, error = False, raised
                     settlement = replace(self._after_error(job, raised), state=JobState.FAILED)
@@ -237,9 +240,9 @@ class Runner:
                 return Finished(job=changed.job, ran=True, error=error)
 
     def report(self, changed: Changed) -> None:
-        """Ring for the jobs that a change let into their queue, and tell who watches."""
+        """Ring for the jobs that a change let into their queue, and have its events published."""
         self._submitter.ring(changed.queued)
-        announce(self._updates, changed.job)
+        self._updates.wake_relay()
 
     def _perform(self, job: Job, on_progress: Callable[[Progress], None], started: float) -> Settlement:
         kind = self._kinds.get(job.kind)
@@ -263,6 +266,8 @@ class Runner:
         self.running[job.id] = context
         try:
             outcome = kind.perform(context, validated(kind.request_model, job.request), self._services)
+            for event in outcome.events:
+                require_valid(event)
             artifacts = {
                 name: self._artifacts.put(job.id, job.attempt, name, path)
                 for name, path in outcome.files.items()
@@ -276,6 +281,7 @@ class Runner:
             summary=_summary(job, outcome, time.monotonic() - started),
             detail=outcome.detail,
             artifacts=artifacts,
+            events=outcome.events,
         )
 
     @staticmethod
@@ -295,20 +301,28 @@ class Runner:
                 traceback=described.traceback,
             )
             return Settlement(state=JobState.FAILED, outcome=AttemptOutcome.TIMED_OUT, error=described)
+        events = error.events if isinstance(error, PynomalyError) else ()
         if not getattr(error, "retryable", True):
-            return Settlement(state=JobState.FAILED, outcome=AttemptOutcome.FAILED, error=described)
+            return Settlement(
+                state=JobState.FAILED, outcome=AttemptOutcome.FAILED, error=described, events=events
+            )
         if job.n_failed < job.retry.max_retries:
             return Settlement(
                 state=JobState.WAITING,
                 outcome=AttemptOutcome.FAILED,
                 error=described,
-                retry_delay_s=job.retry.delay_s(job.n_failed + 1),
+                # A server may have said when to come back.
+                retry_delay_s=max(
+                    job.retry.delay_s(job.n_failed + 1), getattr(error, "retry_after_s", None) or 0.0
+                ),
+                events=events,
             )
         return Settlement(
             state=JobState.DEAD,
             outcome=AttemptOutcome.FAILED,
             error=described,
             dead_reason=DeadReason.RETRIES_USED_UP,
+            events=events,
         )
 
 

@@ -9,10 +9,9 @@ from contextlib import suppress
 import orjson
 
 from pynomaly_tasks.core.ids import is_job_id, new_id
-from pynomaly_tasks.core.job import Job, JobState, NewJob
+from pynomaly_tasks.core.job import Job, JobState, Json, NewJob
 from pynomaly_tasks.core.retry import RetryPolicy
 from pynomaly_tasks.errors import BrokerUnavailable, InvalidRequest, StoreUnavailable
-from pynomaly_tasks.jobs.announce import announce
 from pynomaly_tasks.jobs.context import Kind
 from pynomaly_tasks.jobs.options import JobOptions
 from pynomaly_tasks.jobs.ports import Queue, Updates
@@ -63,10 +62,8 @@ class Submitter:
             )
         stored = self._store.insert_jobs([self._new_job(each) for each in submissions])
         self.ring([job for job, created in stored if created and job.state is JobState.QUEUED])
-        if len(stored) <= 100:
-            for job, created in stored:
-                if created:
-                    announce(self._updates, job)
+        if any(created for _, created in stored):
+            self._updates.wake_relay()
         return [job for job, _ in stored]
 
     def adopt(self, submission: Submission) -> Job:
@@ -160,5 +157,13 @@ class Submitter:
             replay_of=options.replay_of,
             parent_id=options.parent_id,
             root_id=options.root_id or job_id,
-            envelope=submission.envelope,
+            envelope=_traced(submission.envelope, options.traceparent),
+            events=submission.events,
         )
+
+
+def _traced(envelope: Json, traceparent: str | None) -> Json:
+    """With the caller's trace among the headers of the job's messages."""
+    if traceparent is None:
+        return envelope
+    return {**envelope, "headers": {**(envelope.get("headers") or {}), "traceparent": traceparent}}

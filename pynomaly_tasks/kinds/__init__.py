@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from pynomaly_tasks.jobs.context import Kind
 from pynomaly_tasks.kinds import (
+    deliver_webhook,
     detect_anomalies,
     detect_ensemble,
     generate_report,
@@ -50,6 +51,13 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
                 queue="notifications",
                 request_model=send_notification.SendNotificationRequest,
                 perform=send_notification.perform,
+            ),
+            Kind(
+                name="deliver_webhook",
+                queue="notifications",
+                request_model=deliver_webhook.DeliverWebhookRequest,
+                perform=deliver_webhook.perform,
+                time_limit_s=deliver_webhook.TIME_LIMIT_S,
             ),
         )
     }

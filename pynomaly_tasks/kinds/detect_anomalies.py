@@ -103,6 +103,7 @@ def run_detection(
     from pynomaly_tasks.domain.detection.detection import DetectionTask
     from pynomaly_tasks.domain.detection.run import detect
     from pynomaly_tasks.domain.detection.versions import versions
+    from pynomaly_tasks.kinds.told_anomalies import anomaly_events
 
     started = time.perf_counter()
     context.progress(0, 1, "opening the dataset")
@@ -140,6 +141,7 @@ def run_detection(
         },
         detail=detail,
         files={"scores.parquet": found.scores_file},
+        events=anomaly_events(context.job_id, request.dataset, found),
     )
 
 

@@ -7,6 +7,7 @@ from typing import ClassVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from pynomaly_tasks.core.job import JobResult
+from pynomaly_tasks.core.work_events import ReportReady, file_path, result_path
 from pynomaly_tasks.errors import NotFound
 from pynomaly_tasks.jobs.context import JobContext, Outcome
 from pynomaly_tasks.kinds.job_reference import JobReferences
@@ -70,6 +71,16 @@ def perform(context: JobContext, request: GenerateReportRequest, services: Servi
         summary=summary,
         detail={**summary, "size_bytes": {name: len(content) for name, content in files.items()}},
         files={name: context.scratch / name for name in files},
+        events=[
+            ReportReady(
+                job_id=context.job_id,
+                result=result_path(context.job_id),
+                title=report.title,
+                source_job_ids=request.job,
+                n_anomalies=report.n_anomalies,
+                files={name: file_path(context.job_id, name) for name in files},
+            )
+        ],
     )
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from pynomaly_tasks.core.redact import mask_url
+from pynomaly_tasks.core.work_events import MAX_COLUMNS, DatasetProfiled, result_path, short
+from pynomaly_tasks.core.work_events import ProfiledColumn as ToldColumn
 from pynomaly_tasks.jobs.context import JobContext, Outcome
 from pynomaly_tasks.kinds.dataset_checks import check_profile
 from pynomaly_tasks.kinds.dataset_facts import dataset_facts
@@ -114,4 +117,30 @@ def perform(context: JobContext, request: ProfileDatasetRequest, services: Servi
         summary={"n_rows": detail["n_rows"], "n_columns": detail["n_columns"]},
         detail=detail,
         files={"profile.json": file},
+        events=[_told(context.job_id, request.dataset, detail)],
+    )
+
+
+def _told(job_id: str, dataset: str, detail: Mapping[str, Any]) -> DatasetProfiled:
+    facts = detail["dataset"]
+    return DatasetProfiled(
+        job_id=job_id,
+        result=result_path(job_id),
+        dataset=mask_url(dataset),
+        format=facts["format"],
+        size_bytes=facts["size_bytes"],
+        n_rows=detail["n_rows"],
+        n_columns=detail["n_columns"],
+        n_duplicate_rows=detail["n_duplicate_rows"],
+        columns=tuple(
+            ToldColumn(
+                name=short(column["name"]),
+                type=short(column["type"]),
+                kind=column["kind"],
+                n_missing=column["n_missing"],
+                n_distinct=column["n_distinct"],
+            )
+            for column in detail["columns"][:MAX_COLUMNS]
+        ),
+        n_warnings=len(detail["warnings"]),
     )

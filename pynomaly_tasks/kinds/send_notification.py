@@ -8,7 +8,9 @@ from typing import Annotated, Any, ClassVar, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
+from pynomaly_tasks.core.event_data import EventData
 from pynomaly_tasks.core.job import JobResult
+from pynomaly_tasks.core.work_events import NotificationFailed, NotificationSent
 from pynomaly_tasks.errors import DeliveryFailed, FieldProblem, InvalidRequest, NotFound, Unavailable
 from pynomaly_tasks.jobs.context import JobContext, Outcome
 from pynomaly_tasks.kinds.job_reference import JobReferences
@@ -102,8 +104,17 @@ def perform(context: JobContext, request: SendNotificationRequest, services: Ser
         else:
             sent.append(name)
             services.deliveries.finish(dedup_key, name, None)
+    about: dict[str, Any] = {
+        "job_id": context.job_id,
+        "dedup_key": dedup_key,
+        "subject": subject,
+        "source_job_ids": request.job,
+    }
+    events: list[EventData] = [NotificationSent(**about, channels=tuple(sent))] if sent else []
     if failed:
-        raise DeliveryFailed(_failure(failed, sent, repeated))
+        refused = DeliveryFailed(_failure(failed, sent, repeated))
+        refused.events = [*events, NotificationFailed(**about, errors=failed, attempt=context.attempt)]
+        raise refused
     context.progress(len(senders), len(senders), "delivered")
     summary = {"delivered": sent, "already_delivered": repeated, "source_job_id": _only(request.job)}
     return Outcome(
@@ -115,6 +126,7 @@ def perform(context: JobContext, request: SendNotificationRequest, services: Ser
             "subject": subject,
             "body": body,
         },
+        events=events,
     )
 
 

@@ -60,6 +60,35 @@ class Channels(Protocol):
         """All names, ``log`` among them."""
 
 
+class Post(Protocol):
+    """What a receiver answered that took a post."""
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+
+    @property
+    def duration_s(self) -> float:
+        """Until the answer was read."""
+
+
+class Receiver(Protocol):
+    """An address that events are posted to."""
+
+    def post(self, message_id: str, body: bytes) -> Post:
+        """Post, signed. Raises an error whose ``retryable`` says whether trying later may help."""
+
+
+class Webhooks(Protocol):
+    """The receivers that the settings name."""
+
+    def find(self, name: str) -> Receiver | None:
+        """The receiver, or None when there is no such name."""
+
+    def names(self) -> tuple[str, ...]:
+        """All names."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
     """Handed to every `perform`."""
@@ -69,3 +98,4 @@ class Services:
     artifacts: Artifacts
     channels: Channels
     deliveries: DeliveryLog
+    webhooks: Webhooks

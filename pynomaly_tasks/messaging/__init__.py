@@ -12,6 +12,7 @@ from pynomaly_tasks.messaging.backends import (
     capability_table,
 )
 from pynomaly_tasks.messaging.breaker import BreakerPolicy, Circuit, WhenOpen
+from pynomaly_tasks.messaging.building import build_manager
 from pynomaly_tasks.messaging.capabilities import Capabilities, Support, capability_rows
 from pynomaly_tasks.messaging.codec import Codec, CodecLimits
 from pynomaly_tasks.messaging.dead_letters import DeadLetter, DeadLetters, Reason
@@ -65,6 +66,7 @@ __all__ = [
     "WorkerStatistics",
     "build_backend",
     "build_custom_backend",
+    "build_manager",
     "capability_rows",
     "capability_table",
 ]

@@ -19,7 +19,7 @@ QUEUES = {
     "anomaly_detection": ("detect_anomalies", "detect_ensemble"),
     "data_processing": ("profile_dataset",),
     "reports": ("generate_report",),
-    "notifications": ("send_notification",),
+    "notifications": ("send_notification", "deliver_webhook"),
     "default": ("cleanup", "rescue", "monitor_health"),
 }
 

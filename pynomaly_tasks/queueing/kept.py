@@ -9,6 +9,7 @@ from uuid import UUID, uuid5
 
 import orjson
 
+from pynomaly_tasks.core.audit_events import SOMEBODY, Actor, DeadLetterReplayed, letter_name
 from pynomaly_tasks.core.job import DeadReason
 from pynomaly_tasks.errors import Conflict, InvalidRequest
 from pynomaly_tasks.jobs.validation import named_arguments
@@ -23,13 +24,15 @@ _NAMESPACE = UUID("0b7f4a0e-6a55-5f0c-8f0e-3d0c9f2b7a61")
 
 
 def can_be_replayed(letter: DeadLetter) -> bool:
-    """Whether its bytes are a message that may be sent again, or the arguments of a task."""
+    """Whether its bytes are a message that may be sent again, the arguments of a task, or an event."""
     parts = _parts(letter)
-    return _is_message(parts) or _is_arguments(parts)
+    return _is_event(letter, parts) or _is_message(parts) or _is_arguments(parts)
 
 
-def replay_message(platform: Platform, letter: DeadLetter, edits: Mapping[str, Any]) -> str:
-    """Send the message again, or submit the arguments; the id of the job that runs then.
+def replay_message(
+    platform: Platform, letter: DeadLetter, edits: Mapping[str, Any], actor: Actor = SOMEBODY
+) -> str:
+    """Send the message again, submit the arguments, or have the event published; what runs then, by its id.
 
     ``edits`` are of its request; None leaves a field out. A message that had expired gets another id and
     expires no more. Sent twice, by two people at once, a message with an id still makes one job. Raises
@@ -49,9 +52,24 @@ def replay_message(platform: Platform, letter: DeadLetter, edits: Mapping[str, A
         as_it_came = not edits and letter.reason is not DeadReason.DEADLINE_PASSED
         platform.queue.send_again(letter.queue, letter.payload if as_it_came else orjson.dumps(parts))
         job_id = str(parts["headers"].get("id") or f"a message in {letter.queue}")
+    elif _is_event(letter, parts):
+        job_id = f"event {parts['id']}"
     else:
         raise Conflict(f"dead letter {letter.id} holds no message, and no arguments of a kind known here")
-    platform.store.mark_letter_replayed(letter.id, job_id)
+    replayed = DeadLetterReplayed(
+        actor=actor.name,
+        door=actor.door,
+        address=actor.address,
+        letter=letter_name(letter.id),
+        replayed_as=job_id,
+        queue=letter.queue,
+        edited=tuple(edits),
+    )
+    if _is_event(letter, parts):
+        platform.store.put_back_event(letter, edits, replayed)
+        platform.bell.ring()
+    else:
+        platform.store.mark_letter_replayed(letter, replayed)
     return job_id
 
 
@@ -104,3 +122,11 @@ def _is_message(parts: Any) -> bool:
 
 def _is_arguments(parts: Any) -> bool:
     return isinstance(parts, dict) and parts.keys() == {"args", "kwargs"}
+
+
+def _is_event(letter: DeadLetter, parts: Any) -> bool:
+    return (
+        letter.reason is DeadReason.EVENT_REFUSED
+        and isinstance(parts, dict)
+        and isinstance(parts.get("data"), dict)
+    )

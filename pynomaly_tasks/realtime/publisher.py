@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from pynomaly_tasks.errors import BrokerUnavailable
+from pynomaly_tasks.realtime.progress import BuildUpdate, ProgressThinner
 from pynomaly_tasks.realtime.streams import DASHBOARD_STREAM, DATA_FIELD
 from pynomaly_tasks.telemetry import get_logger
 
@@ -30,9 +31,12 @@ class StreamPublisher:
     over a fork: each process makes its own connections, when it first publishes.
     """
 
-    def __init__(self, url: str, maxlen: int = 1_000, *, timeout_s: float = 0.25) -> None:
+    def __init__(
+        self, url: str, maxlen: int = 1_000, *, progress_per_s: float = 5.0, timeout_s: float = 0.25
+    ) -> None:
         self._url = url
         self._maxlen = maxlen
+        self._progress_per_s = progress_per_s
         self._timeout_s = timeout_s
         self._forget()
 
@@ -43,6 +47,21 @@ class StreamPublisher:
         self._silent_until = 0.0
         self._pause_s = 0.0
         self._n_dropped = 0
+        self._progress = ProgressThinner(self.publish, self._progress_per_s)
+
+    def publish_progress(self, job_id: str, build: BuildUpdate) -> None:
+        """Append what ``build()`` makes to the dashboard stream, ``progress_per_s`` times a second at most.
+
+        What comes more often is left out, except the latest, which is appended when its time has come.
+        """
+        if self._pid != os.getpid():
+            self._forget()
+        self._progress.offer(job_id, build)
+
+    def finish_progress(self, job_id: str) -> None:
+        """Append the latest progress of the job now, if it waits: before what is told of its end."""
+        if self._pid == os.getpid():
+            self._progress.finish(job_id)
 
     def publish(self, update: Mapping[str, Any], *, stream: str = DASHBOARD_STREAM) -> None:
         """Append ``update`` as JSON; dropped when Redis does not take it. Raises TypeError for no JSON."""
@@ -72,8 +91,10 @@ class StreamPublisher:
 
     def close(self) -> None:
         """Give the connections back; a later `publish` makes new ones."""
-        if self._redis is not None and self._pid == os.getpid():
-            self._redis.close()
+        if self._pid == os.getpid():
+            self._progress.forget()
+            if self._redis is not None:
+                self._redis.close()
         self._redis = None
 
     def _connection(self) -> Redis:

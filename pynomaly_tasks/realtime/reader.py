@@ -1,22 +1,20 @@
-"""One reader of a live stream a process, and a queue for each client that watches it."""
+"""Reads the live streams, once for all who watch, and knows what they still hold."""
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections import deque
-from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
-import orjson
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
-from pynomaly_tasks.errors import Unavailable
-from pynomaly_tasks.realtime.streams import BEGINNING, DASHBOARD_STREAM, DATA_FIELD, EntryId
+from pynomaly_tasks.realtime.history import History, before
+from pynomaly_tasks.realtime.position import START, Position
+from pynomaly_tasks.realtime.streams import BEGINNING, DASHBOARD, DATA_FIELD, STREAM_NAMES, STREAMS, EntryId
+from pynomaly_tasks.realtime.update import Away, Back, Gap, Update, build_update
 from pynomaly_tasks.telemetry import get_logger
 
 log = get_logger(__name__)
@@ -25,87 +23,37 @@ _Entry: TypeAlias = tuple[bytes, dict[bytes, bytes]]
 
 _BLOCK_MS = 5_000
 _BATCH = 200
-_CATCH_UP_S = 0.1
 _LONGEST_PAUSE_S = 1.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Update:
-    """One entry, read and decoded once for all clients."""
+class StreamReader:
+    """Follows all live streams over one connection; calls back with what it finds, in order.
 
-    id: EntryId
-    data: str  #: the JSON as it was published
-    job_id: str | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gap:
-    """Updates are missing between the one before and the one after: ask for the present state."""
-
-    reason: str
-
-
-class TooManyClients(Unavailable):
-    """As many clients watch through this process as it is allowed to serve."""
-
-
-class _Client:
-    """What one client has still to be told; never more than ``max_waiting`` entries."""
-
-    def __init__(self, job_id: str | None, max_waiting: int) -> None:
-        self.job_id = job_id
-        self.max_waiting = max_waiting
-        self.waiting: deque[Update | Gap] = deque()
-        self.closed = False
-        self.changed = asyncio.Event()
-
-    def offer(self, item: Update | Gap) -> None:
-        if self.closed or (self.job_id and isinstance(item, Update) and item.job_id != self.job_id):
-            return
-        if len(self.waiting) >= self.max_waiting:
-            self.waiting.clear()
-            self.waiting.append(Gap(reason=f"read too slowly: {self.max_waiting} updates were waiting"))
-            self.closed = True
-        else:
-            self.waiting.append(item)
-        self.changed.set()
-
-    def close(self) -> None:
-        self.closed = True
-        self.changed.set()
-
-    async def take(self) -> Update | Gap | None:
-        while not self.waiting:
-            if self.closed:
-                return None
-            self.changed.clear()
-            await self.changed.wait()
-        return self.waiting.popleft()
-
-
-class StreamHub:
-    """Reads the stream once and gives each entry to every client.
-
-    Start and stop it with the process, inside its event loop. While Redis is away clients wait; the
-    reader goes on from the last entry it saw, and tells every client of a gap when it cannot.
+    Start and stop it with the process, inside its event loop. While Redis is away it tries on, and
+    goes on from the last entry it saw; where it cannot, it says that there is a gap.
     """
 
     def __init__(
-        self, url: str, stream: str = DASHBOARD_STREAM, *, max_waiting: int = 1_000, max_clients: int = 1_000
+        self,
+        url: str,
+        *,
+        on_updates: Callable[[list[Update]], None],
+        on_notice: Callable[[Away | Back | Gap], None],
+        history_length: int = 1_000,
     ) -> None:
+        self.position: Position | None = None  #: None until the streams were found
+        self.histories = [History(history_length) for _ in STREAMS]
+        self.is_away = False
+        self.pace: Callable[[], Any] | None = None  #: awaited after each batch
         self._url = url
-        self._stream = stream
-        self._max_waiting = max_waiting
-        self._max_clients = max_clients
-        self._clients: set[_Client] = set()
+        self._history_length = history_length
+        self._on_updates = on_updates
+        self._on_notice = on_notice
+        self._read_up_to = [BEGINNING] * len(STREAMS)
         self._redis: Any = None  # its replies are typed as all that they could be under any option
-        self._reader: asyncio.Task[None] | None = None
-        self._seen: EntryId | None = None
-
-    @property
-    def n_clients(self) -> int:
-        """Clients that are watching now."""
-        return len(self._clients)
+        self._task: asyncio.Task[None] | None = None
+        self._moved = asyncio.Event()
+        self._n_read = 0
 
     async def start(self) -> None:
         """Begin to read. Redis may be down: the reader waits for it."""
@@ -115,27 +63,20 @@ class StreamHub:
             socket_connect_timeout=2.0,
             retry=Retry(NoBackoff(), 0),
         )
-        self._reader = asyncio.create_task(self._read(), name=f"reader of {self._stream}")
+        self._task = asyncio.create_task(self._read(), name="reader of the live streams")
 
     async def stop(self) -> None:
-        """End every client's updates, and the reader."""
-        for client in self._clients:
-            client.close()
-        if self._reader is not None:
+        """End the reading."""
+        if self._task is not None:
             # Python 3.11's wait_for, which redis-py sends with, swallows a cancellation that comes
             # just as the command has been sent: so cancel until it has worked.
-            while not self._reader.done():
-                self._reader.cancel()
-                await asyncio.wait({self._reader}, timeout=0.1)
-            self._reader = None
+            while not self._task.done():
+                self._task.cancel()
+                await asyncio.wait({self._task}, timeout=0.1)
+            self._task = None
         if self._redis is not None:
             await self._redis.aclose()
             self._redis = None
-
-    def check_room(self) -> None:
-        """Raises TooManyClients when no other client can be served."""
-        if len(self._clients) >= self._max_clients:
-            raise TooManyClients(f"{self._max_clients} clients are watching already; try again in a while")
 
     async def is_reachable(self, timeout_s: float = 2.0) -> bool:
         """Whether Redis answers within the time."""
@@ -145,133 +86,202 @@ class StreamHub:
         except (RedisError, OSError, TimeoutError):
             return False
 
-    async def updates(
-        self, *, after: EntryId | None = None, job_id: str | None = None
-    ) -> AsyncGenerator[Update | Gap]:
-        """What happens from now on, or after the entry that the client saw last; of one job, or of all.
+    async def catch_up(self, position: Position, timeout_s: float = 2.0) -> None:
+        """Wait until the streams are found and what another process has read of them is read here too.
 
-        Ends when the hub stops, and after the Gap of a client that read too slowly. Raises TooManyClients.
+        Not longer than this, not while Redis is away, and not for what the streams do not hold.
         """
-        self.check_room()
-        client = _Client(job_id, self._max_waiting)
-        self._clients.add(client)
         try:
-            replayed = BEGINNING
-            for missed in [] if after is None else await self._missed(after):
-                if isinstance(missed, Update):
-                    replayed = missed.id
-                    if job_id is not None and missed.job_id != job_id:
-                        continue
-                yield missed
-            while (item := await client.take()) is not None:
-                if isinstance(item, Gap) or item.id > replayed:
-                    yield item
-        finally:
-            self._clients.discard(client)
+            async with asyncio.timeout(timeout_s):
+                while self.position is None and not self.is_away:
+                    await self._next_move()
+                if self.is_away or self._has_read(position):
+                    return
+                held = [await self._newest(stream) for stream in range(len(STREAMS))]
+                if any(seen > newest for seen, newest in zip(position.entries, held, strict=True)):
+                    return  # of streams that are no more
+                while not self._has_read(position):
+                    await self._next_move()
+        except (RedisError, OSError, TimeoutError):
+            return
+
+    async def _next_move(self) -> None:
+        self._moved.clear()
+        await self._moved.wait()
+
+    def missed(self, after: Position) -> tuple[Gap | None, list[Update]]:
+        """What came after, in order, and the Gap before it if that is not all. To be asked once there is a position.
+
+        Of a dashboard stream with a gap nothing is given: the present state of the jobs is newer.
+        """
+        start, streams, reason = list(after.entries), list[str](), ""
+        for stream, (seen, history) in enumerate(zip(after.entries, self.histories, strict=True)):
+            if seen > history.newest:
+                reason = "the stream was started anew"
+            elif not history.reaches_back_to(seen):
+                reason = "the stream no longer holds what came after the last update seen"
+            else:
+                continue
+            streams.append(STREAM_NAMES[stream])
+            start[stream] = history.newest if stream == DASHBOARD else history.complete_after
+        place = Position(tuple(start))
+        found = [
+            update
+            for seen, history in zip(start, self.histories, strict=True)
+            for update in history.after(seen)
+        ]
+        found.sort(key=lambda update: update.number)
+        gap = Gap(reason=reason, streams=tuple(streams), position=place) if streams else None
+        return gap, [update.seen_from(place) for update in found]
+
+    def _has_read(self, position: Position) -> bool:
+        pairs = zip(position.entries, self.histories, strict=True)
+        return all(seen <= history.newest for seen, history in pairs)
 
     def _connection(self) -> Any:
         if self._redis is None:
-            raise RuntimeError("the hub was not started")
+            raise RuntimeError("the reader was not started")
         return self._redis
 
-    async def _missed(self, after: EntryId) -> list[Update | Gap]:
-        """The entries later than ``after``; a Gap first, when the stream no longer reaches back to it."""
-        try:
-            oldest, newest = await self._oldest(), await self._newest()
-            entries: list[_Entry] = await self._connection().xrange(self._stream, min=f"({after}")
-        except (RedisError, OSError):
-            return [Gap(reason="the stream does not answer")]
-        if after > newest:
-            return [Gap(reason="the stream was started anew")]
-        updates = [_decode(entry) for entry in entries]
-        if oldest > after:
-            return [Gap(reason="the stream no longer holds what came after the last update seen"), *updates]
-        return [*updates]
+    async def _newest(self, stream: int) -> EntryId:
+        return _id_of_first(await self._connection().xrevrange(STREAMS[stream], count=1))
 
-    async def _oldest(self) -> EntryId:
-        return _id_of_first(await self._connection().xrange(self._stream, count=1))
-
-    async def _newest(self) -> EntryId:
-        return _id_of_first(await self._connection().xrevrange(self._stream, count=1))
+    async def _oldest(self, stream: int) -> EntryId:
+        return _id_of_first(await self._connection().xrange(STREAMS[stream], count=1))
 
     async def _read(self) -> None:
-        pause_s, lost = 0.0, False
+        pause_s = 0.0
         while True:
             try:
-                await self._find_place(after_outage=lost)
-                if lost:
-                    log.info("live_stream_found_again", stream=self._stream)
-                pause_s, lost = 0.0, False
+                await self._find_place()
+                pause_s = 0.0
                 while True:
                     await self._read_batch()
             except (RedisError, OSError) as error:
-                if not lost:
-                    reason = f"{type(error).__name__}: {error}"
-                    log.warning("live_stream_lost", stream=self._stream, reason=reason)
-                lost = True
+                self._lose(f"{type(error).__name__}: {error}")
                 pause_s = min(max(0.1, pause_s * 2), _LONGEST_PAUSE_S)
                 await asyncio.sleep(pause_s)
 
-    async def _find_place(self, *, after_outage: bool) -> None:
-        """Read on at the end the first time; after an outage where the reader left off, if it can."""
-        newest = await self._newest()
-        if self._seen is None:
-            self._seen = newest
-            if after_outage:
-                self._offer(Gap(reason="the stream could not be read until now"))
-        elif newest < self._seen:
-            self._seen = BEGINNING
-            self._offer(Gap(reason="the stream was started anew"))
-        elif await self._oldest() > self._seen:
-            self._offer(Gap(reason="updates were trimmed while the stream could not be read"))
+    def _lose(self, reason: str) -> None:
+        if not self.is_away:
+            log.warning("live_streams_lost", reason=reason)
+            self.is_away = True
+            self._moved.set()
+            self._on_notice(Away(reason="live updates cannot be read for now"))
+
+    async def _find_place(self) -> None:
+        """Load what the streams hold the first time; after an outage go on where the reader left off."""
+        lost: dict[str, str] = {}
+        if self.position is None:
+            await self._load()
+        else:
+            for stream, name in enumerate(STREAM_NAMES):
+                reason = await self._find_place_in(stream)
+                if reason is not None:
+                    lost[name] = reason
+        if self.is_away:
+            log.info("live_streams_found_again")
+            self.is_away = False
+            self._on_notice(Back())
+        if lost:
+            reason = next(iter(lost.values()))
+            self._on_notice(Gap(reason=reason, streams=tuple(lost), position=self._here()))
+
+    async def _load(self) -> None:
+        loaded: list[tuple[EntryId, int, bytes]] = []
+        wholes: list[bool] = []
+        newest = list(START.entries)
+        for stream in range(len(STREAMS)):
+            entries, wholeness = await self._load_stream(stream)
+            wholes.append(wholeness)
+            loaded += [(EntryId.parse(key.decode()), stream, _data(fields)) for key, fields in entries]
+        loaded.sort(key=lambda one: one[:2])
+        by_stream: list[list[Update]] = [[] for _ in STREAMS]
+        position = START
+        for entry, stream, data in loaded:
+            position = position.moved(stream, entry)
+            newest[stream] = entry
+            by_stream[stream].append(self._build(stream, entry, data, position))
+        for stream, history in enumerate(self.histories):
+            history.load(by_stream[stream], newest[stream], is_whole=wholes[stream])
+        self._read_up_to = newest
+        self.position = position
+        self._moved.set()
+        self._on_updates([])
+
+    async def _load_stream(self, stream: int) -> tuple[list[_Entry], bool]:
+        """The latest entries, oldest first; and whether the stream never held another."""
+        entries: list[_Entry] = await self._connection().xrevrange(
+            STREAMS[stream], count=self._history_length
+        )
+        entries.reverse()
+        try:
+            info = await self._connection().xinfo_stream(STREAMS[stream])
+        except ResponseError:  # there is no such stream yet
+            return entries, not entries
+        return entries, int(info["entries-added"]) == len(entries)
+
+    async def _find_place_in(self, stream: int) -> str | None:
+        """Where to go on after an outage; the reason when entries were lost meanwhile."""
+        seen, newest = self._read_up_to[stream], await self._newest(stream)
+        if newest < seen:
+            self._read_up_to[stream] = BEGINNING
+            self._lose_history(stream, seen)
+            return "the stream was started anew"
+        oldest = await self._oldest(stream)
+        if seen != BEGINNING and oldest > seen:
+            self._lose_history(stream, before(oldest))
+            return "updates were trimmed while the stream could not be read"
+        return None
+
+    def _lose_history(self, stream: int, up_to: EntryId) -> None:
+        self.histories[stream].lose(up_to)
+        self.position = self._here().moved(stream, self.histories[stream].newest)
 
     async def _read_batch(self) -> None:
+        places = dict(zip(STREAMS, map(str, self._read_up_to), strict=True))
         answer: list[tuple[bytes, list[_Entry]]] = await self._connection().xread(
-            {self._stream: str(self._seen)}, count=_BATCH, block=_BLOCK_MS
+            places, count=_BATCH, block=_BLOCK_MS
         )
-        for _, entries in answer:
-            if len(entries) == _BATCH and self._seen != BEGINNING:
-                await self._check_for_trimming(_id_of_first(entries))
-            for entry in entries:
-                update = _decode(entry)
-                self._seen = update.id
-                self._offer(update)
-        if answer:
-            await self._let_clients_catch_up()
+        found: list[tuple[EntryId, int, bytes]] = []
+        for name, entries in answer:
+            stream = STREAMS.index(name.decode())
+            if len(entries) == _BATCH and self._read_up_to[stream] != BEGINNING:
+                await self._check_for_trimming(stream, _id_of_first(entries))
+            found += [(EntryId.parse(key.decode()), stream, _data(fields)) for key, fields in entries]
+        if not found:
+            return
+        found.sort(key=lambda one: one[:2])
+        self._on_updates([self._pass(*one) for one in found])
+        self._moved.set()
+        if self.pace is not None:
+            await self.pace()
 
-    async def _check_for_trimming(self, first_read: EntryId) -> None:
+    def _pass(self, entry: EntryId, stream: int, data: bytes) -> Update:
+        self._read_up_to[stream] = entry
+        self.position = self._here().moved(stream, entry)
+        update = self._build(stream, entry, data, self.position)
+        self.histories[stream].add(update)
+        return update
+
+    def _build(self, stream: int, entry: EntryId, data: bytes, position: Position) -> Update:
+        self._n_read += 1
+        return build_update(self._n_read, stream, entry, data, position)
+
+    async def _check_for_trimming(self, stream: int, first_read: EntryId) -> None:
         """A reader this far behind may have been overtaken: it then reads the oldest entry there is."""
-        if await self._oldest() >= first_read:
-            self._offer(Gap(reason="updates were trimmed before they could be read"))
+        if await self._oldest(stream) >= first_read:
+            self._lose_history(stream, before(first_read))
+            reason = "updates were trimmed before they could be read"
+            self._on_notice(Gap(reason=reason, streams=(STREAM_NAMES[stream],), position=self._here()))
 
-    async def _let_clients_catch_up(self) -> None:
-        """In a burst, wait for the clients before the next batch; but one that is slow never holds up the rest."""
-        end = time.monotonic() + _CATCH_UP_S
-        while time.monotonic() < end and any(
-            len(client.waiting) > self._max_waiting // 2 for client in self._clients
-        ):
-            await asyncio.sleep(_CATCH_UP_S / 20)
-
-    def _offer(self, item: Update | Gap) -> None:
-        for client in self._clients:
-            client.offer(item)
+    def _here(self) -> Position:
+        return self.position or START
 
 
 def _id_of_first(entries: list[_Entry]) -> EntryId:
     return EntryId.parse(entries[0][0].decode()) if entries else BEGINNING
 
 
-def _decode(entry: _Entry) -> Update:
-    """An entry as it is passed on. What is not our JSON is passed on too: it belongs to no job."""
-    entry_id, fields = entry
-    data = fields.get(DATA_FIELD.encode(), b"null")
-    try:
-        content: Any = orjson.loads(data)
-    except orjson.JSONDecodeError:
-        content, data = None, b"null"
-    job_id = content.get("job_id") if isinstance(content, dict) else None
-    return Update(
-        id=EntryId.parse(entry_id.decode()),
-        data=data.decode(),
-        job_id=job_id if isinstance(job_id, str) else None,
-    )
+def _data(fields: dict[bytes, bytes]) -> bytes:
+    return fields.get(DATA_FIELD.encode(), b"null")

@@ -9,7 +9,10 @@ DASHBOARD_STREAM = "dashboard:stream"  #: state and progress of jobs
 NOTIFICATIONS_STREAM = "notifications:stream"
 HEALTH_STREAM = "health:stream"
 ACTIVITY_STREAM = "activity:stream"
-STREAMS = frozenset({DASHBOARD_STREAM, NOTIFICATIONS_STREAM, HEALTH_STREAM, ACTIVITY_STREAM})
+STREAMS = (DASHBOARD_STREAM, NOTIFICATIONS_STREAM, HEALTH_STREAM, ACTIVITY_STREAM)  #: as in a Position
+DASHBOARD = STREAMS.index(DASHBOARD_STREAM)
+STREAM_NAMES = tuple(stream.removesuffix(":stream") for stream in STREAMS)  #: as people name them
+
 
 DATA_FIELD = "data"  #: each entry has this one field: the update as JSON
 

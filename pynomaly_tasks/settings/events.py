@@ -36,6 +36,13 @@ class EventSettings(Section):
         0.5, description="Pause before the second try; it doubles with each further one."
     )
     backoff_max_s: Seconds = Field(30.0, description="The longest such pause.")
+    handler_timeout_s: Seconds = Field(
+        60.0, description="A handler that has not returned by then has failed; it may name another limit."
+    )
+    stop_timeout_s: Seconds = Field(
+        10.0, description="What a consumer gives its work in hand when it is told to stop."
+    )
+    consumer_batch: int = Field(500, ge=1, le=10_000, description="Events that a consumer applies at once.")
 
 
 class KafkaSettings(Section):
@@ -92,6 +99,9 @@ class WebhookEndpoint(Section):
         description="Signs each post, after the Standard Webhooks convention: whsec_..."
     )
     event_types: tuple[str, ...] = Field(("*",), description="Types, or patterns such as job.*.")
+    allow_private: bool = Field(
+        False, description="Also an address of this network, and plain http. Loopback always may be both."
+    )
 
 
 class WebhookSettings(Section):

@@ -104,8 +104,11 @@ def _column_text(text: str) -> str:
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}")[:255]
 
 
-# A replay adds what is missing, and nothing twice.
+# A replay adds what is missing, and nothing twice. Asked for their numbers, all rows go in one statement,
+# after each of which PostgreSQL can tell a client that stands still; within psycopg's pipeline it cannot.
 _ADD = {
-    dialect.__name__.rpartition(".")[2]: dialect.insert(audit_log).on_conflict_do_nothing()
+    dialect.__name__.rpartition(".")[2]: dialect.insert(audit_log)
+    .on_conflict_do_nothing()
+    .returning(audit_log.c.id)
     for dialect in (postgresql, sqlite)
 }

@@ -33,6 +33,10 @@ _POSTGRESQL_OPTIONS = {
 }
 
 
+# A process that stands still in the middle of a transaction, as a paused machine's does, keeps its locks;
+# everyone who needs those rows would wait for as long. After this its transaction is rolled back.
+_LONGEST_IDLING_MS = 30_000
+
 #: A pooled connection to PostgreSQL is asked whether it still works when it was unused for this long.
 _RESTED_S = 1.0
 _LAST_USE_S = "last_use_s"
@@ -165,6 +169,7 @@ class Database:
             engine = create_engine(
                 self.url, pool_size=self._pool_size, connect_args=_POSTGRESQL_OPTIONS, **common
             )
+            event.listen(engine, "connect", _limit_idling)
             event.listen(engine, "checkin", _note_last_use)
             event.listen(engine, "checkout", partial(_check_if_rested, engine))
             return engine
@@ -174,6 +179,12 @@ class Database:
         event.listen(engine, "connect", _prepare_sqlite_connection)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
+
+
+def _limit_idling(connection: Any, record: ConnectionPoolEntry) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(f"SET idle_in_transaction_session_timeout = {_LONGEST_IDLING_MS}")
+    connection.commit()
 
 
 def _note_last_use(connection: Any, record: ConnectionPoolEntry) -> None:

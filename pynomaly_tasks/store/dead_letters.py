@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from sqlalchemy import insert, select, update
 
+from pynomaly_tasks.core.audit_events import (
+    SOMEBODY,
+    Actor,
+    DeadLetterDiscarded,
+    DeadLetterReplayed,
+    letter_name,
+)
 from pynomaly_tasks.core.job import DeadLetter, DeadReason
 from pynomaly_tasks.errors import Conflict, NotFound
 from pynomaly_tasks.store.clock import server_now
 from pynomaly_tasks.store.database import Database
+from pynomaly_tasks.store.outbox import event_row, write_events
 from pynomaly_tasks.store.rows import dead_letter_from_row
 from pynomaly_tasks.store.tables import dead_letters
 
@@ -68,14 +76,17 @@ class DeadLetters:
                 update(dead_letters).where(dead_letters.c.job_id == job_id).values(replayed_as=replayed_as)
             )
 
-    def mark_letter_replayed(self, letter_id: int, replayed_as: str) -> None:
-        """Note what took the place of a message that never became a job."""
+    def mark_letter_replayed(self, letter: DeadLetter, replayed: DeadLetterReplayed) -> None:
+        """Note what took the place of a message that never became a job, and tell who did that."""
         with self._db.writing() as connection:
             connection.execute(
-                update(dead_letters).where(dead_letters.c.id == letter_id).values(replayed_as=replayed_as)
+                update(dead_letters)
+                .where(dead_letters.c.id == letter.id)
+                .values(replayed_as=replayed.replayed_as)
             )
+            write_events(connection, [event_row(replayed, replayed.letter)])
 
-    def discard(self, letter_id: int) -> DeadLetter:
+    def discard(self, letter_id: int, actor: Actor = SOMEBODY) -> DeadLetter:
         """Note that a person decided against it; the row stays until retention. Raises NotFound, Conflict."""
         self.get_dead_letter(letter_id)
         with self._db.writing() as connection:
@@ -89,6 +100,16 @@ class DeadLetters:
                 .values(discarded_at=server_now())
                 .returning(dead_letters)
             ).one_or_none()
-        if row is None:
-            raise Conflict(f"dead letter {letter_id} was discarded or replayed before")
+            if row is None:
+                raise Conflict(f"dead letter {letter_id} was discarded or replayed before")
+            told = DeadLetterDiscarded(
+                actor=actor.name,
+                door=actor.door,
+                address=actor.address,
+                letter=letter_name(letter_id),
+                job_id=row.job_id,
+                queue=row.queue,
+                reason=row.reason,
+            )
+            write_events(connection, [event_row(told, told.letter)])
         return dead_letter_from_row(row)

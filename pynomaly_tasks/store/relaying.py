@@ -3,167 +3,34 @@
 Order within a key. An event's number is drawn when its row is written and shows when its transaction
 commits, so numbers are not in the order of commits: a place in the sequence to go on from would pass over
 rows that show late. Every read therefore starts at the smallest unsent number. Within a key that is the
-order of the facts, because whoever writes the later event saw the earlier one committed: events of a job are
-written after its row was locked or changed in the same transaction, its first one with the row's insert.
+order of the facts, because whoever writes the later event waited for the earlier one's commit: events of a
+job are written after its row was changed or locked in the same transaction, its first one after the row's
+insert, events about a dead letter after its row was changed. Transactions that write events of one key at
+the same time without such a lock have no order between them; of those that follow one another it holds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import orjson
-from sqlalchemy import (
-    BigInteger,
-    ColumnElement,
-    Double,
-    Integer,
-    Text,
-    any_,
-    bindparam,
-    case,
-    cast,
-    delete,
-    func,
-    insert,
-    literal,
-    or_,
-    select,
-    update,
-)
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy import insert, update
 
+from pynomaly_tasks.core.audit_events import DeadLetterReplayed
 from pynomaly_tasks.core.event import Event, OutboxEntry
-from pynomaly_tasks.core.job import DeadReason
+from pynomaly_tasks.core.job import DeadLetter, DeadReason
 from pynomaly_tasks.core.outbox import HeldBack, OutboxLag, OutboxStatus, UnreadableEntry
+from pynomaly_tasks.errors import Conflict
+from pynomaly_tasks.store import relay_statements as statements
 from pynomaly_tasks.store.clock import server_now
 from pynomaly_tasks.store.database import Database
-from pynomaly_tasks.store.tables import dead_letters, leases, outbox
+from pynomaly_tasks.store.outbox import event_row, write_events
+from pynomaly_tasks.store.tables import dead_letters, outbox
 
-RELAY_LEASE = "outbox"
-#: A key is asked about for the first time after this long; each further failure doubles it.
-_FIRST_PAUSE_S = 0.5
-_MOST_DOUBLINGS = 20
 _MAX_ERROR_CHARACTERS = 1_000
-
-_UNSENT = outbox.c.sent_at.is_(None)
-
-
-def _in_list(dialect: str, name: str) -> ColumnElement[bool]:
-    """The row's number is in the list: one bound value however long, so the statement is built once."""
-    if dialect == "postgresql":
-        return outbox.c.id == any_(bindparam(name, type_=ARRAY(BigInteger())))
-    numbers = func.json_each(bindparam(name)).table_valued("value")
-    return outbox.c.id.in_(select(numbers.c.value))
-
-
-_failed = outbox.alias("failed")
-_IS_HELD_BACK = (
-    select(literal(1))
-    .where(
-        _failed.c.sent_at.is_(None),
-        _failed.c.retry_at.is_not(None),
-        _failed.c.retry_at > server_now(),
-        _failed.c.topic == outbox.c.topic,
-        _failed.c.key == outbox.c.key,
-    )
-    .exists()
-)
-_READ = (
-    select(
-        outbox.c.id,
-        outbox.c.event_id,
-        outbox.c.topic,
-        outbox.c.key,
-        outbox.c.type,
-        outbox.c.version,
-        outbox.c.traceparent,
-        outbox.c.created_at,
-        outbox.c.n_attempts,
-        # As it was written: one damaged row must not keep the others from being read.
-        cast(outbox.c.payload, Text).label("payload"),
-    )
-    .where(_UNSENT, ~_IS_HELD_BACK)
-    .order_by(outbox.c.id)
-    .limit(bindparam("n_rows", type_=Integer()))
-)
-_DIALECTS = ("sqlite", "postgresql")
-_LIST = dict.fromkeys(_DIALECTS, _READ)
-_LIST_BESIDES = {dialect: _READ.where(~_in_list(dialect, "besides")) for dialect in _DIALECTS}
-_MARK_SENT = {
-    dialect: update(outbox)
-    .where(_in_list(dialect, "numbers"), _UNSENT)
-    .values(sent_at=server_now(), retry_at=None)
-    for dialect in _DIALECTS
-}
-_DELETE_SENT = {dialect: delete(outbox).where(_in_list(dialect, "numbers")) for dialect in _DIALECTS}
-_doublings = case((outbox.c.n_attempts < _MOST_DOUBLINGS, outbox.c.n_attempts), else_=_MOST_DOUBLINGS)
-_pause_s = _FIRST_PAUSE_S * literal(1).bitwise_lshift(_doublings)
-_longest_s: ColumnElement[float] = bindparam("longest_s", type_=Double())
-_HOLD_BACK = (
-    update(outbox)
-    .where(outbox.c.id == bindparam("number"), _UNSENT)
-    .values(
-        n_attempts=outbox.c.n_attempts + 1,
-        retry_at=server_now() + case((_pause_s < _longest_s, _pause_s), else_=_longest_s),
-        last_error=bindparam("error"),
-    )
-)
-_LOCK = {
-    dialect: select(
-        *(column for column in outbox.c if column.name != "payload"),
-        cast(outbox.c.payload, Text).label("payload"),
-    )
-    .where(_in_list(dialect, "numbers"), _UNSENT)
-    .order_by(outbox.c.id)
-    .with_for_update()
-    for dialect in _DIALECTS
-}
-
-
-def _take(dialect: Any) -> Any:
-    lasts_until = server_now() + bindparam("lease_s", type_=Double())
-    new = dialect.insert(leases).values(
-        name=bindparam("the_name"),
-        holder=bindparam("the_holder"),
-        until_at=lasts_until,
-        last_error=bindparam("error"),
-    )
-    return new.on_conflict_do_update(
-        index_elements=[leases.c.name],
-        set_={
-            "holder": new.excluded.holder,
-            "until_at": new.excluded.until_at,
-            "last_error": new.excluded.last_error,
-        },
-        where=or_(leases.c.holder == new.excluded.holder, leases.c.until_at <= server_now()),
-    ).returning(leases.c.holder)
-
-
-_TAKE_LEASE = {"sqlite": _take(sqlite), "postgresql": _take(postgresql)}
-_GIVE_UP_LEASE = delete(leases).where(
-    leases.c.name == bindparam("the_name"), leases.c.holder == bindparam("the_holder")
-)
-_OLD = (
-    select(outbox.c.id)
-    .where(outbox.c.sent_at < server_now() - bindparam("age_s", type_=Double()))
-    .order_by(outbox.c.sent_at)
-    .limit(bindparam("n_rows", type_=Integer()))
-)
-_PRUNE = delete(outbox).where(outbox.c.id.in_(_OLD))
-_oldest_at = select(outbox.c.created_at).where(_UNSENT).order_by(outbox.c.id).limit(1).scalar_subquery()
-_holding = (_UNSENT, outbox.c.retry_at.is_not(None))
-_held_keys = select(outbox.c.topic, outbox.c.key).where(*_holding).distinct().subquery()
-_LAG = select(
-    select(func.count()).select_from(outbox).where(_UNSENT).scalar_subquery().label("n_unsent"),
-    cast(server_now() - _oldest_at, Double).label("oldest_age_s"),
-    select(func.count()).select_from(_held_keys).scalar_subquery().label("n_held_back"),
-)
-_RELAY = select(leases.c.holder, leases.c.last_error).where(
-    leases.c.name == RELAY_LEASE, leases.c.until_at > server_now()
-)
-_HELD_BACK = select(outbox).where(*_holding).order_by(outbox.c.id).limit(bindparam("n_rows", type_=Integer()))
+_MAX_LARGE_CHARACTERS = 8 << 20
 
 
 class Relaying:
@@ -173,19 +40,38 @@ class Relaying:
         self._db = db
 
     def list_unsent(self, limit: int, besides: Sequence[int] = ()) -> list[OutboxEntry | UnreadableEntry]:
-        """Events to publish, by number, without those of keys that are held back, nor those of ``besides``."""
+        """Events to publish, by number, without those of keys that are held back, nor those of ``besides``.
+
+        Fewer than ``limit`` where they are large: about 8 MiB at once.
+        """
         parameters: dict[str, Any] = {"n_rows": limit}
-        statements = _LIST
+        statement = statements.LIST[self._dialect]
         if besides:
-            statements = _LIST_BESIDES
+            statement = statements.LIST_BESIDES[self._dialect]
             parameters["besides"] = self._numbers(besides)
         with self._db.reading() as connection:
-            rows = connection.execute(statements[self._dialect], parameters).all()
-        return [_entry(row) for row in rows]
+            if not self._db.is_sqlite:
+                connection.execute(statements.IN_ORDER_OF_INDEX)
+            rows = connection.execute(statement, parameters).all()
+            entries: list[OutboxEntry | UnreadableEntry] = []
+            n_characters = 0
+            for row in rows:
+                payload = row.payload
+                if payload is None:
+                    if n_characters > _MAX_LARGE_CHARACTERS:
+                        break
+                    payload = connection.execute(
+                        statements.READ_PAYLOAD, {"number": row.id}
+                    ).scalar_one_or_none()
+                    if payload is None:
+                        continue  # another relay has dealt with it meanwhile
+                    n_characters += len(payload)
+                entries.append(_entry(row, payload))
+        return entries
 
     def mark_sent(self, numbers: Sequence[int], *, keep: bool = True) -> None:
         """The log has these events. Without ``keep`` they are removed at once."""
-        statement = (_MARK_SENT if keep else _DELETE_SENT)[self._dialect]
+        statement = (statements.MARK_SENT if keep else statements.DELETE_SENT)[self._dialect]
         with self._db.writing() as connection:
             connection.execute(statement, {"numbers": self._numbers(numbers)})
 
@@ -196,22 +82,58 @@ class Relaying:
             for number, error in errors.items()
         ]
         with self._db.writing() as connection:
-            connection.execute(_HOLD_BACK, rows)
+            connection.execute(statements.HOLD_BACK, rows)
 
     def refuse(self, reasons: Mapping[int, str]) -> int:
         """Move events that can never be published to the dead letters; their keys go on. How many moved."""
         parameters = {"numbers": self._numbers(list(reasons))}
         with self._db.writing() as connection:
-            rows = connection.execute(_LOCK[self._dialect], parameters).all()
+            rows = connection.execute(statements.LOCK[self._dialect], parameters).all()
             if rows:
                 connection.execute(
                     insert(dead_letters).values(created_at=server_now()),
                     [_letter(row, reasons[row.id]) for row in rows],
                 )
                 connection.execute(
-                    _DELETE_SENT[self._dialect], {"numbers": self._numbers([row.id for row in rows])}
+                    statements.DELETE_SENT[self._dialect],
+                    {"numbers": self._numbers([row.id for row in rows])},
                 )
         return len(rows)
+
+    def put_back_event(
+        self, letter: DeadLetter, edits: Mapping[str, Any], replayed: DeadLetterReplayed
+    ) -> None:
+        """Have an event of the dead letters published after all, its data changed by ``edits``.
+
+        It keeps its id and comes after the events of its key that were written since. An edit of None
+        removes the field. Raises Conflict when that was done before.
+        """
+        envelope = orjson.loads(letter.payload)
+        data = {**envelope["data"], **edits}
+        with self._db.writing() as connection:
+            put_back = connection.execute(
+                update(dead_letters)
+                .where(dead_letters.c.id == letter.id, dead_letters.c.replayed_as.is_(None))
+                .values(replayed_as=replayed.replayed_as)
+            )
+            if not put_back.rowcount:
+                raise Conflict(f"dead letter {letter.id} was replayed before")
+            connection.execute(
+                insert(outbox),
+                {
+                    "event_id": envelope["id"],
+                    "topic": envelope["topic"],
+                    "key": envelope["key"],
+                    "type": envelope["type"],
+                    "version": envelope["version"],
+                    "traceparent": envelope["traceparent"],
+                    "payload": {
+                        name: value for name, value in data.items() if value is not None or name not in edits
+                    },
+                    "created_at": datetime.fromisoformat(envelope["occurred_at"]),
+                },
+            )
+            write_events(connection, [event_row(replayed, replayed.letter)])
 
     def take_relay_lease(self, holder: str, lease_s: float, error: str | None = None) -> bool:
         """Become, or stay, the one relay that publishes; False while another one is.
@@ -219,29 +141,33 @@ class Relaying:
         ``error`` is shown to people: why it cannot publish just now.
         """
         parameters = {
-            "the_name": RELAY_LEASE,
+            "the_name": statements.RELAY_LEASE,
             "the_holder": holder,
             "lease_s": lease_s,
             "error": None if error is None else _shortened(error),
         }
         with self._db.writing() as connection:
-            return connection.execute(_TAKE_LEASE[self._dialect], parameters).one_or_none() is not None
+            return (
+                connection.execute(statements.TAKE_LEASE[self._dialect], parameters).one_or_none() is not None
+            )
 
     def give_up_relay_lease(self, holder: str) -> None:
         """Let another relay publish at once, if ``holder`` is the one that does."""
         with self._db.writing() as connection:
-            connection.execute(_GIVE_UP_LEASE, {"the_name": RELAY_LEASE, "the_holder": holder})
+            connection.execute(
+                statements.GIVE_UP_LEASE, {"the_name": statements.RELAY_LEASE, "the_holder": holder}
+            )
 
     def prune_outbox(self, age_s: float, limit: int) -> int:
         """Remove events that were published longer ago than that, the oldest first; how many went."""
         with self._db.writing() as connection:
-            return connection.execute(_PRUNE, {"age_s": age_s, "n_rows": limit}).rowcount
+            return connection.execute(statements.PRUNE, {"age_s": age_s, "n_rows": limit}).rowcount
 
     def get_outbox_lag(self) -> OutboxLag:
         """How far publishing is behind. Counts every unsent row: not for every moment."""
         with self._db.reading() as connection:
-            counts = connection.execute(_LAG).one()
-            relay = connection.execute(_RELAY).one_or_none()
+            counts = connection.execute(statements.LAG).one()
+            relay = connection.execute(statements.RELAY).one_or_none()
         return OutboxLag(
             n_unsent=counts.n_unsent,
             oldest_age_s=None if counts.oldest_age_s is None else max(0.0, counts.oldest_age_s),
@@ -254,7 +180,7 @@ class Relaying:
         """The lag, and that many of the keys that are held back."""
         lag = self.get_outbox_lag()
         with self._db.reading() as connection:
-            rows = connection.execute(_HELD_BACK, {"n_rows": n_held_back}).all()
+            rows = connection.execute(statements.HELD_BACK, {"n_rows": n_held_back}).all()
         return OutboxStatus(
             lag=lag,
             held_back=[
@@ -278,8 +204,8 @@ class Relaying:
         return orjson.dumps(list(numbers)).decode() if self._db.is_sqlite else list(numbers)
 
 
-def _entry(row: Any) -> OutboxEntry | UnreadableEntry:
-    number, event_id, topic, key, type_, version, traceparent, created_at, n_attempts, payload = row
+def _entry(row: Any, payload: str) -> OutboxEntry | UnreadableEntry:
+    number, event_id, topic, key, type_, version, traceparent, created_at, n_attempts, _ = row
     try:
         data = orjson.loads(payload)
     except orjson.JSONDecodeError as error:

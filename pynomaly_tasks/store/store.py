@@ -9,7 +9,9 @@ from pynomaly_tasks.store.audit import AuditLog
 from pynomaly_tasks.store.database import Database
 from pynomaly_tasks.store.dead_letters import DeadLetters
 from pynomaly_tasks.store.deliveries import Deliveries
+from pynomaly_tasks.store.event_transactions import EventTransactions
 from pynomaly_tasks.store.inbox import Inbox
+from pynomaly_tasks.store.outbox import Outbox
 from pynomaly_tasks.store.reads import Reads
 from pynomaly_tasks.store.relaying import Relaying
 from pynomaly_tasks.store.retention import Retention
@@ -21,7 +23,7 @@ MIGRATIONS = Path(__file__).with_name("migrations")
 HEAD = "0002"
 
 
-class Store(Submissions, Transitions, Reads, DeadLetters, Retention, Relaying):
+class Store(Submissions, Transitions, Reads, DeadLetters, Retention, Relaying, Outbox):
     """Everything that is known about jobs."""
 
     def __init__(self, url: str, pool_size: int = 4) -> None:
@@ -29,6 +31,7 @@ class Store(Submissions, Transitions, Reads, DeadLetters, Retention, Relaying):
         self.deliveries = Deliveries(self._db)
         self.inbox = Inbox(self._db)
         self.audit = AuditLog(self._db)
+        self.event_transactions = EventTransactions(self._db)
 
     def migrate(self) -> None:
         """Bring the tables to this version; safe to run from many processes at once."""

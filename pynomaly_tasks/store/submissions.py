@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, func, or_, select
@@ -10,9 +10,10 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from pynomaly_tasks.core.job import Job, JobState, NewJob
 from pynomaly_tasks.errors import IdempotencyMismatch, InvalidRequest
+from pynomaly_tasks.store import job_events
 from pynomaly_tasks.store.clock import server_now
 from pynomaly_tasks.store.database import Database
-from pynomaly_tasks.store.outbox import add_job_events
+from pynomaly_tasks.store.outbox import write_events
 from pynomaly_tasks.store.promotion import promote
 from pynomaly_tasks.store.rows import job_from_row
 from pynomaly_tasks.store.tables import jobs
@@ -56,17 +57,31 @@ class Submissions:
             inserted = connection.execute(insert, rows[0] if len(rows) == 1 else rows)
             created = {row.id: job_from_row(row) for row in inserted}
             ordered = any(job.ordering_key for job in new_jobs)
+            promoted: list[Job] = []
             if ordered:
-                promote(connection, only_ids=[job.id for job in new_jobs if job.ordering_key])
-            add_job_events(
-                connection,
-                {job.id: {"kind": job.kind, "queue": job.queue} for job in new_jobs if job.id in created},
-                "submitted",
-            )
+                promoted = promote(connection, only_ids=[job.id for job in new_jobs if job.ordering_key])
+            self._tell(connection, new_jobs, created, promoted)
             # Read again only what may differ from what was written: usually nothing does.
             unchanged = len(created) == len(new_jobs) and not ordered
             stored = created if unchanged else self._stored(connection, new_jobs)
         return [(stored[job.id], job.id in created) for job in new_jobs]
+
+    @staticmethod
+    def _tell(
+        connection: Connection,
+        new_jobs: Sequence[NewJob],
+        created: Mapping[str, Job],
+        promoted: Sequence[Job],
+    ) -> None:
+        # A job that is queued as it is stored says so at once: there is no second event.
+        as_it_stands = {**created, **{job.id: job for job in promoted if job.id in created}}
+        rows = []
+        for new in new_jobs:
+            if new.id in as_it_stands:
+                job = as_it_stands[new.id]
+                rows += job_events.rows_of(job, [job_events.submitted(job), *new.events])
+        rows += job_events.queued([job for job in promoted if job.id not in created])
+        write_events(connection, rows)
 
     def _lock_ordering_keys(self, connection: Connection, new_jobs: Sequence[NewJob]) -> None:
         # PostgreSQL gives out sequence numbers before commit: without the lock a later job of a

@@ -9,6 +9,8 @@ from typing import Any
 import orjson
 from sqlalchemy import Connection, Row, insert, select, update
 
+from pynomaly_tasks.core.audit_events import SOMEBODY, Actor
+from pynomaly_tasks.core.event_data import EventData
 from pynomaly_tasks.core.job import (
     ALLOWED,
     AttemptOutcome,
@@ -20,10 +22,11 @@ from pynomaly_tasks.core.job import (
     Progress,
 )
 from pynomaly_tasks.errors import Conflict, JobAlreadyFinal, NotFound, StaleAttempt
-from pynomaly_tasks.store import statements
+from pynomaly_tasks.store import job_events, statements
 from pynomaly_tasks.store.clock import server_now
 from pynomaly_tasks.store.database import Database
-from pynomaly_tasks.store.outbox import add_job_event
+from pynomaly_tasks.store.job_events import rows_of
+from pynomaly_tasks.store.outbox import write_events
 from pynomaly_tasks.store.promotion import promote
 from pynomaly_tasks.store.rows import job_from_row
 from pynomaly_tasks.store.tables import dead_letters, jobs
@@ -41,6 +44,7 @@ class Settlement:
     summary: Json | None = None  #: for SUCCEEDED
     detail: Json = field(default_factory=dict)
     artifacts: Mapping[str, str] = field(default_factory=dict)
+    events: Sequence[EventData] = ()  #: told with the end, unless it is refused or cancelled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,8 +82,9 @@ class Transitions:
                     "started_at": row.started_at,
                 },
             )
-            add_job_event(connection, job_id, "started", {"kind": row.kind, "attempt": row.attempt})
-            return Changed(job=job_from_row(row)), True
+            job = job_from_row(row)
+            write_events(connection, rows_of(job, [job_events.started(job)]))
+            return Changed(job=job), True
 
     def _refuse_claim(self, connection: Connection, job_id: str) -> Changed:
         row = _locked(connection, job_id)
@@ -186,9 +191,11 @@ class Transitions:
     def promote_due(self, limit: int) -> list[Job]:
         """Queue the waiting jobs that are due; the caller publishes them."""
         with self._db.writing() as connection:
-            return promote(connection, limit=limit)
+            promoted = promote(connection, limit=limit)
+            write_events(connection, job_events.queued(promoted))
+            return promoted
 
-    def cancel(self, job_id: str, reason: str) -> Changed:
+    def cancel(self, job_id: str, reason: str, actor: Actor = SOMEBODY) -> Changed:
         """Cancel at once what does not run; ask what runs to stop. Raises NotFound, JobAlreadyFinal."""
         with self._db.writing() as connection:
             row = _locked(connection, job_id)
@@ -202,11 +209,17 @@ class Transitions:
                     .values(cancel_requested_at=server_now(), cancel_reason=reason)
                     .returning(jobs)
                 ).one_or_none()
-                return Changed(job=job_from_row(changed if changed is not None else row))
+                job = job_from_row(changed if changed is not None else row)
+                if changed is not None:
+                    told = job_events.cancel_requested(job, actor, state, reason)
+                    write_events(connection, rows_of(job, [told]))
+                return Changed(job=job)
             job = _move(
                 connection, row, JobState.CANCELLED, cancel_requested_at=server_now(), cancel_reason=reason
             )
-            add_job_event(connection, job_id, "cancelled", {"reason": reason})
+            told = job_events.cancel_requested(job, actor, state, reason)
+            ended = job_events.attempt_ended(job, cancel_reason=reason)
+            write_events(connection, rows_of(job, [told, ended]))
             return Changed(job=job, queued=_next_of_its_key(connection, job))
 
     def _settle(
@@ -255,17 +268,8 @@ class Transitions:
             )
         elif job.state is JobState.DEAD:
             _add_dead_letter(connection, job, error.message if error else "")
-        add_job_event(
-            connection,
-            job_id,
-            "retried" if not job.state.is_final else job.state.value,
-            {
-                "kind": job.kind,
-                "attempt": attempt,
-                "summary": settlement.summary,
-                "error": None if error is None else {"type": error.type, "message": error.message},
-            },
-        )
+        ended = job_events.attempt_ended(job, cancel_reason=row.cancel_reason)
+        write_events(connection, rows_of(job, [*settlement.events, ended]))
         return Changed(job=job, queued=_next_of_its_key(connection, job))
 
     def _lose(self, connection: Connection, row: Row[Any], error: JobError, max_lost: int) -> Changed:
@@ -295,7 +299,7 @@ class Transitions:
             error_message=message,
         )
         _add_dead_letter(connection, job, message)
-        add_job_event(connection, job.id, JobState.DEAD.value, {"kind": job.kind, "reason": reason.value})
+        write_events(connection, rows_of(job, [job_events.attempt_ended(job, cancel_reason="")]))
         return Changed(job=job, queued=_next_of_its_key(connection, job))
 
 
@@ -325,7 +329,9 @@ def _move(connection: Connection, row: Row[Any], state: JobState, **changes: Any
 def _next_of_its_key(connection: Connection, job: Job) -> list[Job]:
     if job.ordering_key is None or not job.state.is_final:
         return []
-    return promote(connection, ordering_key=job.ordering_key, limit=1)
+    promoted = promote(connection, ordering_key=job.ordering_key, limit=1)
+    write_events(connection, job_events.queued(promoted))
+    return promoted
 
 
 def _add_dead_letter(connection: Connection, job: Job, message: str) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from pynomaly_tasks.core.trace import is_traceparent
 from pynomaly_tasks.errors import InvalidRequest
 from pynomaly_tasks.queueing.envelope import ENVELOPE_KEYS
 
@@ -75,11 +76,18 @@ def envelope_of_delivery(delivery: Any) -> dict[str, Any]:
         "reply_to": delivery.reply_to,
         "shadow": delivery.shadow,
         "ignore_result": delivery.ignore_result,
+        "headers": trace_headers(delivery),
         "replaced_task_nesting": delivery.replaced_task_nesting,
         "stamped_headers": delivery.stamped_headers,
         "stamps": delivery.stamps,
     }
     return {name: value for name, value in found.items() if value}
+
+
+def trace_headers(delivery: Any) -> dict[str, str]:
+    """The trace that a message brought along; empty where it brought none."""
+    given = (delivery.headers or {}).get("traceparent")
+    return {"traceparent": given} if isinstance(given, str) and is_traceparent(given) else {}
 
 
 def _as_json(name: str, value: Any) -> Any:

@@ -21,7 +21,7 @@ from pynomaly_tasks.jobs.submission import Submission
 from pynomaly_tasks.jobs.validation import named_arguments
 from pynomaly_tasks.queueing.callbacks import give_ids
 from pynomaly_tasks.queueing.failure import failure_of
-from pynomaly_tasks.tasks.call_options import envelope, envelope_of_delivery, job_options
+from pynomaly_tasks.tasks.call_options import envelope, envelope_of_delivery, job_options, trace_headers
 from pynomaly_tasks.tasks.identity import worker_id
 from pynomaly_tasks.telemetry import get_logger
 
@@ -60,6 +60,8 @@ class JobTask(Task):  # type: ignore[misc]  # Celery has no types
         if parent is not None and parent.request.id:
             options["parent_id"] = options.get("parent_id") or parent.request.id
             options["root_id"] = options.get("root_id") or parent.request.root_id
+            # What a job of a trace submits, or its chain goes on with, belongs to that trace.
+            options["headers"] = {**trace_headers(parent.request), **(options.get("headers") or {})} or None
         job = current_platform().submitter.submit(
             Submission(
                 kind=self.kind.name,

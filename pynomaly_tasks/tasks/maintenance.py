@@ -10,6 +10,7 @@ from typing import Any
 from celery import bootsteps
 
 from pynomaly_tasks.bootstrap import app, current_platform
+from pynomaly_tasks.core.system_events import HEALTH_KEY, SystemHealth
 from pynomaly_tasks.errors import PynomalyError
 from pynomaly_tasks.telemetry import get_logger
 
@@ -88,17 +89,15 @@ def cleanup() -> dict[str, int]:
 
 @app.task(name="pynomaly.tasks.monitor_health", ignore_result=False)
 def monitor_health() -> dict[str, Any]:
-    """How many jobs each queue has in each state, and how many messages wait; also sent to ``health:stream``."""
+    """How many jobs each queue has in each state, and how many messages wait; told as ``system.health``."""
     platform = current_platform()
     counts: dict[str, dict[str, int]] = {}
     for (queue, job_state), n_jobs in platform.store.count_by_state().items():
         counts.setdefault(queue, {})[job_state.value] = n_jobs
     ready = {queue: platform.queue.n_ready(queue) for queue in counts}
-    report = {"type": "health", "jobs": counts, "messages_ready": ready, "at": time.time()}
-    from pynomaly_tasks.realtime.streams import HEALTH_STREAM
-
-    platform.updates.publish(report, stream=HEALTH_STREAM)
-    return report
+    platform.store.add_events([SystemHealth(jobs=counts, messages_ready=ready)], key=HEALTH_KEY)
+    platform.bell.ring()
+    return {"type": "health", "jobs": counts, "messages_ready": ready, "at": time.time()}
 
 
 def _collect_undelivered() -> int:

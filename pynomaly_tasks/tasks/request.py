@@ -14,6 +14,7 @@ from pynomaly_tasks.errors import Conflict, JobFailed, NotFound, PynomalyError, 
 from pynomaly_tasks.store.transitions import Settlement
 from pynomaly_tasks.tasks import undelivered
 from pynomaly_tasks.tasks.identity import worker_id
+from pynomaly_tasks.tasks.revoke import REVOKER
 from pynomaly_tasks.telemetry import get_logger
 
 log = get_logger(__name__)
@@ -84,7 +85,7 @@ class JobRequest(Request):  # type: ignore[misc]  # Celery has no types
         )
 
     def _cancel(self, terminated: bool, reason: str) -> None:
-        current_platform().cancel(self.id, f"revoked through Celery: {reason}")
+        current_platform().cancel(self.id, f"revoked through Celery: {reason}", actor=REVOKER)
         if terminated:
             self._lose("it was terminated")
 

@@ -9,11 +9,15 @@ from celery.utils.functional import maybe_list
 from celery.worker import control
 
 from pynomaly_tasks.bootstrap import current_platform
+from pynomaly_tasks.core.audit_events import Actor
 from pynomaly_tasks.core.job import JobState
 from pynomaly_tasks.errors import Conflict, NotFound, PynomalyError
 from pynomaly_tasks.telemetry import get_logger
 
 log = get_logger(__name__)
+
+#: Celery does not say who asked.
+REVOKER = Actor(name="unknown", door="celery")
 
 
 @control.control_command(
@@ -38,7 +42,7 @@ def _cancel(job_id: str, *, running_too: bool) -> None:
     platform = current_platform()
     try:
         if running_too or platform.store.get_job(job_id).state is not JobState.RUNNING:
-            platform.cancel(job_id, "revoked through Celery")
+            platform.cancel(job_id, "revoked through Celery", actor=REVOKER)
     except (NotFound, Conflict):
         pass  # no job of ours; or it has ended, perhaps because another worker heard of this first
     except PynomalyError as error:

@@ -12,7 +12,7 @@ from pynomaly_tasks.core.job import DeadReason
 from pynomaly_tasks.errors import Conflict, JobAlreadyFinal, NotFound, StoreUnavailable
 from pynomaly_tasks.queueing.app import QUEUES
 from pynomaly_tasks.telemetry import get_logger
-from pynomaly_tasks.transport.dead_letters import bury
+from pynomaly_tasks.transport.burying import bury
 from pynomaly_tasks.transport.letters import queue_of, raw_message
 
 log = get_logger(__name__)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from celery import Celery
-from celery.signals import celeryd_after_setup, worker_process_init
+from celery.signals import celeryd_after_setup, worker_process_init, worker_process_shutdown
 
 from pynomaly_tasks.bootstrap import app, current_platform
 from pynomaly_tasks.queueing.app import QUEUES
@@ -56,4 +56,10 @@ def build_worker(
         _ = current_platform().runner
 
     worker_process_init.connect(prepare_child, weak=False)
+
+    def end_child(**kwargs: Any) -> None:
+        # A child of the pool ends without Python's own handlers for that.
+        current_platform().close()
+
+    worker_process_shutdown.connect(end_child, weak=False)
     return app

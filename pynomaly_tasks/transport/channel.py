@@ -17,7 +17,7 @@ from kombu.transport import redis as kombu_redis
 from kombu.utils.scheduling import priority_cycle, round_robin_cycle
 
 from pynomaly_tasks.transport import arguments, guard, scripts
-from pynomaly_tasks.transport.dead_letters import bury
+from pynomaly_tasks.transport.burying import bury
 from pynomaly_tasks.transport.ledger import Ledger
 from pynomaly_tasks.transport.message import Message
 from pynomaly_tasks.transport.publisher import Publishing
@@ -70,6 +70,9 @@ class Reserving(Publishing):
 
     #: What is rejected and not requeued goes to the dead letters; kombu drops it.
     keep_rejected = True
+
+    #: A message that came alone, to a channel that waited for it.
+    is_delivering_one = False
 
     _question: Question | None = None
     _waits = False
@@ -204,6 +207,7 @@ class Reserving(Publishing):
 
     def _brpop_read(self: Any, **options: Any) -> bool:
         connection = self.client.connection
+        has_waited = self._awaits_token
         if self._awaits_token:
             token = self._read_answer(connection)
             self._awaits_token = False
@@ -221,7 +225,12 @@ class Reserving(Publishing):
         question, self._question = self._question, None
         n_taken = self._take(question, answer)
         self._waits = n_taken < question.limit
-        if not self.deliver_arrived(None if self.connection.has_event_loop else 1):
+        self.is_delivering_one = has_waited and n_taken == 1
+        try:
+            n_delivered = self.deliver_arrived(None if self.connection.has_event_loop else 1)
+        finally:
+            self.is_delivering_one = False
+        if not n_delivered:
             raise Empty
         return True
 

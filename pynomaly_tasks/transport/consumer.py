@@ -1,4 +1,4 @@
-"""A Celery consumer that notices soon that its broker is back.
+"""A Celery consumer that notices soon that its broker is back, and lets tasks begin at once.
 
 Use it by name: ``worker_consumer = "pynomaly_tasks.transport.consumer:Consumer"``, with
 ``broker_connection_max_retries = None``, because the tries are more.
@@ -11,13 +11,24 @@ from typing import Any
 
 from celery.worker import consumer
 
+from pynomaly_tasks.transport.channel import Reserving
+from pynomaly_tasks.transport.hand_over import begin_at_once
+
 #: Between two tries to connect. Celery waits 2 s longer each time, up to 30 s, so that a worker may stand
 #: idle for half a minute after its broker is back.
 RETRY_EVERY_S = 1.0
 
 
 class Consumer(consumer.Consumer):  # type: ignore[misc]  # Celery has no types
-    """Celery's, trying to connect every second."""
+    """Celery's, trying to connect every second, and giving tasks to the pool without delay."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.on_task_request = begin_at_once(self, self._is_alone)
+
+    def _is_alone(self) -> bool:
+        channel = self.task_consumer.channel
+        return isinstance(channel, Reserving) and channel.is_delivering_one
 
     def ensure_connected(self, conn: Any) -> Any:
         """Connect, however long it takes."""

@@ -10,7 +10,7 @@ import redis
 from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
 
-from pynomaly_tasks.transport.dead_letters import bury_rejected
+from pynomaly_tasks.transport.burying import bury_rejected
 from pynomaly_tasks.transport.ledger import MARK
 
 log = logging.getLogger(__name__)

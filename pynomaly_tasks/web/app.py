@@ -14,13 +14,14 @@ from starlette.types import Scope
 
 from pynomaly_tasks.bootstrap import Platform
 from pynomaly_tasks.errors import Unavailable
-from pynomaly_tasks.realtime.reader import StreamHub
+from pynomaly_tasks.realtime.hub import StreamHub
 from pynomaly_tasks.telemetry import get_logger
-from pynomaly_tasks.web import browse, datasets, detectors, health, jobs, live, results
+from pynomaly_tasks.web import browse, datasets, detectors, health, jobs, live, results, websocket
 from pynomaly_tasks.web.auth import Gatekeeper, build_login_router
 from pynomaly_tasks.web.describe import describe
 from pynomaly_tasks.web.door import Door, DoorRules
 from pynomaly_tasks.web.problems import add_problem_handlers
+from pynomaly_tasks.web.snapshots import Snapshots
 from pynomaly_tasks.web.templates import STATIC
 from pynomaly_tasks.web.uploads import remove_abandoned
 
@@ -36,7 +37,12 @@ def create_app(platform: Platform) -> FastAPI:
     """The application over this platform, which it does not close."""
     settings = platform.settings
     api_key = settings.web.api_key.get_secret_value() if settings.web.api_key else None
-    hub = StreamHub(settings.redis.streams())
+    hub = StreamHub(
+        settings.redis.streams(),
+        max_waiting=settings.live.max_waiting,
+        max_clients=settings.live.max_clients,
+        history_length=settings.live.stream_length,
+    )
     gatekeeper = Gatekeeper(api_key)
 
     @asynccontextmanager
@@ -59,7 +65,8 @@ def create_app(platform: Platform) -> FastAPI:
     app.state.platform = platform
     app.state.hub = hub
     app.state.gatekeeper = gatekeeper
-    for module in (jobs, results, datasets, detectors, live, health, browse):
+    app.state.snapshots = Snapshots(platform)
+    for module in (jobs, results, datasets, detectors, live, websocket, health, browse):
         app.include_router(module.router)
     app.include_router(build_login_router(gatekeeper))
     app.mount("/static", _Static(directory=STATIC), name="static")
@@ -70,6 +77,8 @@ def create_app(platform: Platform) -> FastAPI:
         max_body_bytes=settings.jobs.max_request_kb * 1024,
         max_upload_bytes=settings.data.max_upload_mb * _MIB + _FORM_OVERHEAD_BYTES,
         upload_path=datasets.UPLOAD_PATH,
+        live_paths=live.PATHS,
+        allowed_origins=frozenset(settings.live.allowed_origins),
     )
     app.add_middleware(Door, rules=rules, gatekeeper=gatekeeper)
     return app

@@ -10,12 +10,17 @@ from typing import Annotated
 
 from fastapi import APIRouter, Form, Request
 from fastapi.responses import RedirectResponse, Response
+from starlette.datastructures import Headers
+from starlette.requests import HTTPConnection
 
 from pynomaly_tasks.web.problems import problem
 from pynomaly_tasks.web.templates import page
 
 COOKIE = "pynomaly_session"
 SESSION_S = 12 * 3600
+TICKET_S = 30
+LIVE_PROTOCOL = "pynomaly.v1"  #: the WebSocket subprotocol; beside it a browser's page offers its ticket
+_TICKET_PREFIX = "ticket."
 MAX_FAILURES = 20  #: wrong keys from one address in a window
 FAILURE_WINDOW_S = 60.0
 _MAX_ADDRESSES = 10_000
@@ -33,9 +38,9 @@ class Gatekeeper:
         """Whether there is a key at all."""
         return self._key is not None
 
-    def refusal(self, request: Request) -> Response | None:
+    def refusal(self, request: HTTPConnection) -> Response | None:
         """None for who may come in; else 401, or 429 for an address that guesses."""
-        if self._key is None or self._has_session(request):
+        if self._key is None or self._has_session(request) or self._has_ticket(request):
             return None
         address = request.client.host if request.client else ""
         if self._n_failures(address) >= MAX_FAILURES:
@@ -71,17 +76,32 @@ class Gatekeeper:
 
     def new_session(self) -> str:
         """A cookie value that ends after SESSION_S. It tells nothing about the key and dies with it."""
-        ends_at = str(int(time.time()) + SESSION_S)
-        return f"{ends_at}.{self._signature(ends_at)}"
+        return self._signed("session", SESSION_S)
 
-    def _has_session(self, request: Request) -> bool:
-        ends_at, _, signature = request.cookies.get(COOKIE, "").partition(".")
+    def new_ticket(self) -> str:
+        """Opens a WebSocket within TICKET_S, for a page that can send neither header nor cookie."""
+        return self._signed("ticket", TICKET_S)
+
+    def _has_session(self, request: HTTPConnection) -> bool:
+        return self._is_signed("session", request.cookies.get(COOKIE, ""))
+
+    def _has_ticket(self, request: HTTPConnection) -> bool:
+        offered = offered_protocols(request.headers) if request.scope["type"] == "websocket" else []
+        tickets = [name.removeprefix(_TICKET_PREFIX) for name in offered if name.startswith(_TICKET_PREFIX)]
+        return any(self._is_signed("ticket", ticket) for ticket in tickets[:1])
+
+    def _signed(self, what: str, for_s: int) -> str:
+        ends_at = str(int(time.time()) + for_s)
+        return f"{ends_at}.{self._signature(what, ends_at)}"
+
+    def _is_signed(self, what: str, text: str) -> bool:
+        ends_at, _, signature = text.partition(".")
         if not ends_at.isascii() or not ends_at.isdecimal() or len(ends_at) > 12 or not signature.isascii():
             return False
-        return hmac.compare_digest(signature, self._signature(ends_at)) and int(ends_at) > time.time()
+        return hmac.compare_digest(signature, self._signature(what, ends_at)) and int(ends_at) > time.time()
 
-    def _signature(self, ends_at: str) -> str:
-        return hmac.new(self._key or b"", f"session until {ends_at}".encode(), hashlib.sha256).hexdigest()
+    def _signature(self, what: str, ends_at: str) -> str:
+        return hmac.new(self._key or b"", f"{what} until {ends_at}".encode(), hashlib.sha256).hexdigest()
 
     def _n_failures(self, address: str) -> int:
         started_at, n_failures = self._failures.get(address, (0.0, 0))
@@ -92,7 +112,12 @@ def _digest(key: bytes) -> bytes:
     return hashlib.sha256(key).digest()
 
 
-def _given_key(request: Request) -> str | None:
+def offered_protocols(headers: Headers) -> list[str]:
+    """WebSocket subprotocols that the client would speak."""
+    return [name.strip() for line in headers.getlist("sec-websocket-protocol") for name in line.split(",")]
+
+
+def _given_key(request: HTTPConnection) -> str | None:
     key = request.headers.get("x-api-key")
     if key is not None:
         return key

@@ -7,29 +7,40 @@ from contextlib import suppress
 from typing import Annotated, Any, Literal
 
 import orjson
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import HTMLResponse
 
 from pynomaly_tasks.core.job import Job, JobResult, JobState
 from pynomaly_tasks.errors import NotFound
 from pynomaly_tasks.jobs.options import Tag
+from pynomaly_tasks.realtime.streams import ACTIVITY_STREAM, HEALTH_STREAM, NOTIFICATIONS_STREAM
 from pynomaly_tasks.web.datasets import list_uploads
 from pynomaly_tasks.web.detectors import detector_forms
 from pynomaly_tasks.web.jobs import JobId, Seq
 from pynomaly_tasks.web.representations import file_path, job_path
-from pynomaly_tasks.web.requests import PlatformDep
+from pynomaly_tasks.web.requests import HubDep, PlatformDep
 from pynomaly_tasks.web.templates import page, words
 
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 
 _RECENT = 12
+_LATEST = 6
+_BESIDE_JOBS = (NOTIFICATIONS_STREAM, HEALTH_STREAM, ACTIVITY_STREAM)
 _PAGE = 50
 _TOP_ANOMALIES = 50
 REPORT_TAG = "report-of:"
 
 
+async def _latest(hub: HubDep) -> str:
+    """What was told lately besides states of jobs, as a JSON list, oldest first."""
+    told = hub.latest(_BESIDE_JOBS, _LATEST)
+    return f"[{','.join(update.data.decode() for update in told if 'event' in update.keys)}]"
+
+
 @router.get("/")
-def show_home(request: Request, platform: PlatformDep) -> HTMLResponse:
+def show_home(
+    request: Request, platform: PlatformDep, latest_json: Annotated[str, Depends(_latest)]
+) -> HTMLResponse:
     """Start a detection; the latest jobs beside it."""
     return page(
         request,
@@ -38,6 +49,7 @@ def show_home(request: Request, platform: PlatformDep) -> HTMLResponse:
         uploads=list_uploads(platform.settings.uploads_directory()),
         max_upload_bytes=platform.settings.data.max_upload_mb * 2**20,
         jobs=_rows(platform.store.list_jobs(limit=_RECENT)),
+        latest_json=latest_json,
     )
 
 

@@ -10,7 +10,9 @@ from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
+from pynomaly_tasks.core.audit_events import Actor, DatasetUploaded
 from pynomaly_tasks.errors import InvalidDataset
+from pynomaly_tasks.web.actor import ActorDep
 from pynomaly_tasks.web.representations import DatasetList, DatasetView
 from pynomaly_tasks.web.requests import PlatformDep
 from pynomaly_tasks.web.uploads import FIELD, Upload
@@ -33,7 +35,9 @@ _FORM = {
     status_code=201,
     openapi_extra={"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _FORM}}}},
 )
-async def upload_dataset(request: Request, platform: PlatformDep, response: Response) -> DatasetView:
+async def upload_dataset(
+    request: Request, platform: PlatformDep, actor: ActorDep, response: Response
+) -> DatasetView:
     """Store a file for jobs to read. Whole or not at all; 413 past the limit, 507 on a full disk."""
     content_type = request.headers.get("content-type", "")
     if content_type.partition(";")[0].strip().lower() != "multipart/form-data":
@@ -42,7 +46,7 @@ async def upload_dataset(request: Request, platform: PlatformDep, response: Resp
         await upload.receive(request.stream())
         if upload.n_bytes == 0:
             raise InvalidDataset.of(FIELD, "the file is empty (0 bytes)")
-        view = await run_in_threadpool(_kept, upload, platform)
+        view = await run_in_threadpool(_kept, upload, platform, actor)
     response.headers["Location"] = UPLOAD_PATH
     return view
 
@@ -53,11 +57,22 @@ def list_datasets(platform: PlatformDep) -> DatasetList:
     return DatasetList(datasets=list_uploads(platform.settings.uploads_directory()))
 
 
-def _kept(upload: Upload, platform: PlatformDep) -> DatasetView:
-    """Keep the file if it is what its name says. Raises InvalidDataset, and removes it, if it is not."""
+def _kept(upload: Upload, platform: PlatformDep, actor: Actor) -> DatasetView:
+    """Keep the file if it is what its name says. Raises InvalidDataset, and removes it, if it is not.
+
+    Raises StoreUnavailable, and removes it, too, when the audit log cannot be told.
+    """
     path = upload.keep()
     try:
         platform.datasets.check(path.name)
+        uploaded = DatasetUploaded(
+            actor=actor.name,
+            door=actor.door,
+            address=actor.address,
+            dataset=path.name,
+            size_bytes=upload.n_bytes,
+        )
+        platform.store.add_events([uploaded], key=path.name)
     except BaseException:
         path.unlink(missing_ok=True)
         raise

@@ -9,7 +9,7 @@ from urllib.parse import quote, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -34,6 +34,8 @@ class DoorRules:
     max_body_bytes: int
     max_upload_bytes: int  #: for ``upload_path``
     upload_path: str
+    live_paths: frozenset[str] = frozenset()  #: GET here is asked for its origin too: it holds a place
+    allowed_origins: frozenset[str] = frozenset()  #: pages elsewhere that may open these
     send_timeout_s: float = 60.0  #: a client that takes nothing for this long is let go
 
 
@@ -47,6 +49,10 @@ class Door:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check, then pass on with a counted body."""
+        if scope["type"] == "websocket":
+            refusal = self._refusal_of_visitor(HTTPConnection(scope))
+            await (self._app if refusal is None else refusal)(scope, receive, send)
+            return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -84,20 +90,32 @@ class Door:
         return self._rules.max_upload_bytes if is_upload else self._rules.max_body_bytes
 
     def _refusal(self, request: Request) -> Response | None:
-        if not self._host_is_ours(request.headers):
-            return problem(
-                400, "The Host header names another server. Use the address that the server printed."
-            )
-        if request.method not in _SAFE_METHODS and not _is_same_origin(request.headers):
-            return problem(403, "This request comes from a page of another site, so it was refused.")
-        if not request.url.path.startswith(_OPEN_PATHS):
-            refusal = self._gatekeeper.refusal(request)
-            if refusal is not None:
-                return _or_login(request, refusal)
+        refusal = self._refusal_of_visitor(request)
+        if refusal is not None:
+            return _or_login(request, refusal)
         length = request.headers.get("content-length", "0")
         if length.isdecimal() and int(length) > self._limit(request):
             return problem(413, _too_large(self._limit(request)), headers={"Connection": "close"})
         return None
+
+    def _refusal_of_visitor(self, request: HTTPConnection) -> Response | None:
+        """Who asks, whatever it asks for."""
+        if not self._host_is_ours(request.headers):
+            return problem(
+                400, "The Host header names another server. Use the address that the server printed."
+            )
+        if not self._may_come_from_there(request):
+            return problem(403, "This request comes from a page of another site, so it was refused.")
+        if request.url.path.startswith(_OPEN_PATHS):
+            return None
+        return self._gatekeeper.refusal(request)
+
+    def _may_come_from_there(self, request: HTTPConnection) -> bool:
+        is_live = request.scope["type"] == "websocket" or request.url.path in self._rules.live_paths
+        if is_live:
+            allowed = request.headers.get("origin") in self._rules.allowed_origins
+            return allowed or _is_same_origin(request.headers)
+        return request.scope["method"] in _SAFE_METHODS or _is_same_origin(request.headers)
 
     def _host_is_ours(self, headers: Headers) -> bool:
         """Against DNS rebinding: evil.example may resolve to 127.0.0.1, yet its pages say evil.example."""

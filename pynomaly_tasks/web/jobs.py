@@ -8,6 +8,7 @@ from fastapi import APIRouter, Header, Path, Query, Response
 
 from pynomaly_tasks.core.job import JobState
 from pynomaly_tasks.jobs.options import Key, Tag
+from pynomaly_tasks.web.actor import ActorDep, TraceparentDep
 from pynomaly_tasks.web.representations import (
     CancelJob,
     DeadLetterList,
@@ -32,13 +33,15 @@ def submit_job(
     body: SubmitJob,
     platform: PlatformDep,
     response: Response,
+    traceparent: TraceparentDep,
     idempotency_key: Annotated[
         Key | None, Header(description="The same key again returns the job that exists.")
     ] = None,
 ) -> JobView:
     """Store a job and queue it. Once this has answered, the job will end, whatever crashes."""
     options = body.model_dump(exclude={"kind", "request"})
-    job = platform.submit(body.kind, body.request, **options, idempotency_key=idempotency_key, owner="web")
+    options |= {"idempotency_key": idempotency_key, "owner": "web", "traceparent": traceparent}
+    job = platform.submit(body.kind, body.request, **options)
     response.headers["Location"] = job_path(job.id)
     return JobView.of(job)
 
@@ -65,17 +68,19 @@ def get_job(job_id: JobId, platform: PlatformDep) -> JobView:
 
 
 @router.post("/jobs/{job_id}/cancel", status_code=202)
-def cancel_job(job_id: JobId, platform: PlatformDep, body: CancelJob | None = None) -> JobView:
+def cancel_job(
+    job_id: JobId, platform: PlatformDep, actor: ActorDep, body: CancelJob | None = None
+) -> JobView:
     """Stop a job: at once when it waits, at its next checkpoint when it runs. 409 when it has ended."""
-    return JobView.of(platform.cancel(job_id, reason=body.reason if body else ""))
+    return JobView.of(platform.cancel(job_id, body.reason if body else "", actor=actor))
 
 
 @router.post("/jobs/{job_id}/retry", status_code=202)
 def retry_job(
-    job_id: JobId, platform: PlatformDep, response: Response, body: RetryJob | None = None
+    job_id: JobId, platform: PlatformDep, actor: ActorDep, response: Response, body: RetryJob | None = None
 ) -> JobView:
     """A new job with the old one's request, or an edited one. 409 while the old one has not ended."""
-    job = platform.replay(job_id, body.request if body else None)
+    job = platform.replay(job_id, body.request if body else None, actor=actor)
     response.headers["Location"] = job_path(job.id)
     return JobView.of(job)
 
@@ -96,7 +101,7 @@ def list_dead_letters(
 
 @router.post("/dead-letters/{letter_id}/discard")
 def discard_dead_letter(
-    letter_id: Annotated[int, Path(ge=1, lt=2**63)], platform: PlatformDep
+    letter_id: Annotated[int, Path(ge=1, lt=2**63)], platform: PlatformDep, actor: ActorDep
 ) -> DeadLetterView:
     """Say that nobody will run this again. It stays on record."""
-    return DeadLetterView.of(platform.store.discard(letter_id))
+    return DeadLetterView.of(platform.store.discard(letter_id, actor))

@@ -206,7 +206,7 @@ class JobView(BaseModel):
 def _links(job: Job) -> dict[str, str]:
     base = job_path(job.id)
     links = {"self": base, "page": f"/jobs/{quote(job.id, safe='')}"}
-    links["events"] = f"/api/v1/events?job_id={quote(job.id, safe='')}"
+    links["events"] = f"/live?job_id={quote(job.id, safe='')}"
     if job.state.is_final:
         links["retry"] = f"{base}/retry"
     else:

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from pynomaly_tasks.bootstrap import Platform
-from pynomaly_tasks.realtime.reader import StreamHub
+from pynomaly_tasks.realtime.hub import StreamHub
 
 
 class _JsonRequest(Request):

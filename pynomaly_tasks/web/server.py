@@ -10,6 +10,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from pynomaly_tasks.errors import InvalidSettings
+from pynomaly_tasks.web.socket_protocol import SocketProtocol
 
 _GRACE_S = 5
 
@@ -35,6 +36,7 @@ def serve(app: FastAPI, host: str, port: int) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _exit)
     listener = _listen(host, port)
+    live = app.state.platform.settings.live
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -43,7 +45,12 @@ def serve(app: FastAPI, host: str, port: int) -> None:
         server_header=False,
         timeout_graceful_shutdown=_GRACE_S,
         timeout_keep_alive=30,
-        ws="none",
+        ws=SocketProtocol,
+        ws_max_size=live.max_message_kb * 1024,
+        ws_ping_interval=live.heartbeat_s,
+        ws_ping_timeout=live.heartbeat_s,
+        # It would be done again for each client, and keep 20 KiB and more for each.
+        ws_per_message_deflate=False,
         proxy_headers=False,
     )
     with listener:

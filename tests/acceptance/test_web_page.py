@@ -51,6 +51,7 @@ def web(redis_server, tmp_path_factory):
     programs = Programs(directory / "programs")
     env = web_env(redis_server.url, directory / "data")
     worker = programs.celery_worker("workers.all", "-c", "2", env=env, timeout_s=90.0)
+    programs.python("-m", "workers.events", env=env, name="events", ready="events_started")
     with running_web(programs, env) as web:
         web.worker = worker
         yield web

@@ -43,8 +43,8 @@ def killed_when_it_took_one_of_three(fleet: Fleet, transport: str) -> dict[int, 
     return {number: fleet.ended()[number] for number in (1, 2, 3)}
 
 
-#: A run that had ended is repeated when its worker died before the acknowledgement was sent: 50 ms at
-#: most after the end, and what a busy machine adds.
+#: A run that had ended is repeated when its worker died before the acknowledgement reached Redis. That takes
+#: 1 to 2 ms, 20 ms more at most where many tasks end, and what a busy machine adds.
 ACKNOWLEDGED_WITHIN_S = 1.0
 
 
@@ -75,4 +75,5 @@ def expect_nothing_lost(fleet: Fleet, *, n_tasks: int, n_kills: int) -> None:
     assert outcome.lost == set()
     assert outcome.at_once == set()
     # Whatever ran again was held by a worker that was killed: it was running, or had just ended.
-    assert all(run.ended_before_kill_s < ACKNOWLEDGED_WITHIN_S for run in outcome.unacknowledged)
+    late = [run for run in outcome.unacknowledged if run.ended_before_kill_s >= ACKNOWLEDGED_WITHIN_S]
+    assert late == []

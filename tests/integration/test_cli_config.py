@@ -62,6 +62,7 @@ def test_every_setting_that_is_wrong_is_named_at_once(env: dict[str, str], tmp_p
         "broker (redis.url, redis.broker_url)",
         "results (redis.url, redis.results_url)",
         "streams (redis.url, redis.streams_url)",
+        "events (events.backend, redis_streams)",
         f"datasets in {tmp_path}/nowhere (data.roots)",
         "artifacts (data.artifacts_url)",
         "channel ops (notifications.channels)",

@@ -117,6 +117,7 @@ def services(urls: dict[str, str], timeout_s: float = 5.0) -> Services:
         artifacts=None,  # type: ignore[arg-type]  # no file is read
         channels=build_channels({name: SecretStr(url) for name, url in urls.items()}, timeout_s),
         deliveries=Ledger(),
+        webhooks=None,  # type: ignore[arg-type]  # nothing is posted
     )
 
 

@@ -107,3 +107,70 @@ def test_a_forked_child_publishes_over_a_connection_of_its_own(publisher, stream
 
     assert child.exitcode == 0
     assert [update["from"] for update in published(streams)] == ["parent", "child", "parent again"]
+
+
+def progress(number, job_id="a"):
+    return lambda: {**UPDATE, "job_id": job_id, "event": "job.progress", "number": number}
+
+
+def test_progress_is_thinned_out_for_each_job_and_the_latest_gets_through(own_redis, streams):
+    publisher = StreamPublisher(streams_url(own_redis), progress_per_s=5.0)
+    started = time.monotonic()
+    number = 0
+    while time.monotonic() - started < 1.0:
+        number += 1
+        publisher.publish_progress("a", progress(number))
+        publisher.publish_progress("b", progress(number, "b"))
+
+    def both_ended():
+        ends = {update["job_id"]: update["number"] for update in published(streams)}
+        return ends == {"a": number, "b": number}
+
+    wait_until(both_ended, 2.0, "the latest progress of both jobs, though nothing more was said")
+    told = [update["number"] for update in published(streams) if update["job_id"] == "a"]
+    publisher.close()
+
+    assert 5 <= len(told) <= 7  # at once, then every fifth of a second
+    assert told[0] == 1
+    assert told == sorted(told)
+    assert number > 100
+
+
+def test_the_latest_progress_comes_before_what_is_told_of_the_end(own_redis, streams):
+    publisher = StreamPublisher(streams_url(own_redis), progress_per_s=0.1)
+    for number in range(5):
+        publisher.publish_progress("a", progress(number))
+    publisher.finish_progress("a")
+    publisher.publish({**UPDATE, "number": "end"})
+    publisher.finish_progress("a")
+    publisher.close()
+
+    assert [update["number"] for update in published(streams)] == [0, 4, "end"]
+
+
+def test_progress_that_is_not_sent_is_not_even_made(publisher):
+    made = []
+    for number in range(1_000):
+        publisher.publish_progress("a", lambda number=number: made.append(number) or UPDATE)
+
+    assert len(made) < 10
+
+
+def test_a_forked_child_thins_out_its_own_progress(streams, publisher):
+    publisher.publish_progress("a", progress(0))
+    publisher.publish_progress("a", progress(1))
+
+    def work():
+        publisher.publish_progress("a", progress("child"))
+        publisher.publish_progress("a", progress("child's end"))
+        publisher.finish_progress("a")
+
+    child = multiprocessing.get_context("fork").Process(target=work)
+    child.start()
+    child.join(10.0)
+    publisher.finish_progress("a")
+
+    assert child.exitcode == 0
+    numbers = [update["number"] for update in published(streams)]
+    assert sorted(map(str, numbers)) == ["0", "1", "child", "child's end"]
+    assert numbers.index("child") < numbers.index("child's end")

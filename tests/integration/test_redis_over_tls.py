@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from pynomaly_tasks.core.job import DeadReason, JobState
 from pynomaly_tasks.embedded.ports import find_free_port
 from pynomaly_tasks.embedded.redis_server import RedisServer
 from pynomaly_tasks.errors import BrokerUnavailable
+from pynomaly_tasks.events.ports import Record
 from support.stack import Stack, client
 from support.transport_servers import Certificates, make_certificates
 from support.waiting import wait_until
@@ -54,6 +56,19 @@ def test_jobs_run_and_what_is_malformed_is_kept(stack: Stack) -> None:
     assert [(letter.reason, bytes(letter.payload)) for letter in letters] == [
         (DeadReason.UNREADABLE, b"\xff garbage")
     ]
+
+
+def test_events_are_kept_and_read(stack: Stack) -> None:
+    async def scenario() -> None:
+        producer = stack.platform.event_producer()
+        await producer.start()
+        assert await producer.send([Record(topic="job_events", key=b"job", value=b"{}")]) == [None]
+        await producer.stop()
+        reader = stack.platform.event_reader()
+        [stored] = await reader.read("job_events", since=None, until=None, max_records=10)
+        assert stored.value == b"{}"
+
+    asyncio.run(scenario())
 
 
 def test_certificate_that_nobody_vouches_for_is_refused(

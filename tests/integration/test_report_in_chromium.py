@@ -79,6 +79,7 @@ class Desk:
             artifacts=None,  # type: ignore[arg-type]  # no file is read
             channels=None,  # type: ignore[arg-type]  # nothing is sent
             deliveries=None,  # type: ignore[arg-type]  # nothing is sent
+            webhooks=None,  # type: ignore[arg-type]  # nothing is posted
         )
         self.context = Context(self.directory / "scratch")
 

@@ -65,6 +65,20 @@ def test_events_in_flight_are_left_out_of_the_next_read(store):
     assert numbers(store, limit=2, besides=written[:3]) == written[3:5]
 
 
+def test_large_events_are_read_whole_and_not_too_many_at_once(store):
+    large = {"job_id": "a", "text": "x" * 3_000_000}
+    written = add(store, *"abcdef", payload=large)
+    [small] = add(store, "g")
+
+    entries = store.list_unsent(100)
+
+    assert [entry.number for entry in entries] == written[:3]
+    assert entries[0].event.data == large
+    assert numbers(store, besides=written[:3]) == [*written[3:], small]
+    store.mark_sent(written)
+    assert numbers(store) == [small]
+
+
 def test_marked_events_are_not_read_again_and_pruned_when_old_enough(store):
     written = add(store, *"abcd")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -40,7 +40,11 @@ class SilentQueue:
 
 
 class NoWatchers:
-    def publish(self, update: Mapping[str, Any]) -> None: ...
+    def publish_progress(self, job_id: str, build: Callable[[], Mapping[str, Any]]) -> None: ...
+
+    def finish_progress(self, job_id: str) -> None: ...
+
+    def wake_relay(self) -> None: ...
 
 
 @pytest.fixture

@@ -69,9 +69,9 @@ def test_late_result_of_a_lost_attempt_is_refused_and_the_newer_one_stands(store
     assert events_of(store, first.id) == [
         "job.submitted",
         "job.started",
-        "job.retried",
+        "job.retrying",
         "job.started",
-        "job.succeeded",
+        "job.completed",
     ]
 
 

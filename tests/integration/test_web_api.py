@@ -332,4 +332,4 @@ def test_the_interface_describes_itself_with_an_example_that_works(web):
     example["request"]["dataset"] = "numbers.csv"
 
     assert web.client.post(JOBS, json=example).status_code == 202
-    assert {"/api/v1/jobs", "/api/v1/events", "/api/v1/datasets"} <= set(schema["paths"])
+    assert {"/api/v1/jobs", "/live", "/api/v1/datasets"} <= set(schema["paths"])

@@ -124,7 +124,15 @@ def test_the_interface_asks_for_the_key(locked, headers, status):
 
 
 def test_nothing_but_health_and_login_is_open_without_the_key(locked):
-    paths = ["/", "/jobs", "/dead-letters", "/api/v1/events", "/api/v1/detectors", "/api/v1/openapi.json"]
+    paths = [
+        "/",
+        "/jobs",
+        "/dead-letters",
+        "/live",
+        "/api/v1/events",
+        "/api/v1/detectors",
+        "/api/v1/openapi.json",
+    ]
 
     closed = {path: locked.client.get(path).status_code for path in paths}
     opened = {path: locked.client.get(path).status_code for path in ("/healthz", "/readyz", "/login")}

@@ -32,7 +32,14 @@ def _files(*parts: str) -> set[str]:
 def test_wheel_holds_every_file_of_the_package_and_of_the_workers(wheel: Path) -> None:
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
 
-    assert names == _files("pynomaly_tasks", "workers")
+    assert names == _files("pynomaly_tasks", "workers") | {"pynomaly_tasks/events/kafka_topics.yaml"}
+
+
+def test_wheel_has_the_topics_of_events(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        packed = archive.read("pynomaly_tasks/events/kafka_topics.yaml")
+
+    assert packed == (ROOT / "config" / "kafka_topics.yaml").read_bytes()
 
 
 def test_wheel_has_the_command_and_the_licence(wheel: Path) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import importlib.util
 import re
 import shlex
+import tomllib
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import yaml
 
+from pynomaly_tasks.cli import pynomaly
 from pynomaly_tasks.embedded.redis_server import RedisServer
 from pynomaly_tasks.settings import Settings
 
@@ -19,6 +22,9 @@ PROCFILE = dict(line.split(": ", 1) for line in (ROOT / "Procfile").read_text().
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, Any] = COMPOSE["services"]
 NEIGHBOURS = {"redis", "kafka", "postgres"}
+ONCE = {"kafka-topics"}  #: ends when its work is done
+CELERY_NODES = {name for name, command in PROCFILE.items() if "-n " in command}
+EVENTS = {name for name in PROCFILE if name == "relay" or name.startswith("consumer-")}
 
 
 def _module(command: str) -> str:
@@ -27,7 +33,7 @@ def _module(command: str) -> str:
 
 
 def test_each_line_of_the_procfile_is_a_service_and_nothing_else_is() -> None:
-    assert set(SERVICES) - NEIGHBOURS == set(PROCFILE)
+    assert set(SERVICES) - NEIGHBOURS - ONCE == set(PROCFILE)
     assert {name: SERVICES[name]["command"] for name in PROCFILE} == PROCFILE
 
 
@@ -39,18 +45,37 @@ def test_each_command_names_a_module_that_exists(process: str) -> None:
 def test_each_worker_module_has_its_line() -> None:
     modules = {f"workers.{path.stem}" for path in (ROOT / "workers").glob("[a-z]*.py")}
 
-    # `all` stands for every worker at once, on one machine.
-    assert modules - {"workers.all"} == set(map(_module, PROCFILE.values()))
+    # `all` stands for every worker at once, `events` for the relay and all consumers, on one machine.
+    assert modules - {"workers.all", "workers.events"} == set(map(_module, PROCFILE.values()))
 
 
-@pytest.mark.parametrize("service", sorted(SERVICES))
+@pytest.mark.parametrize("service", sorted(set(SERVICES) - ONCE))
 def test_each_service_has_a_health_check_and_comes_back(service: str) -> None:
     assert SERVICES[service]["healthcheck"]["test"]
     assert SERVICES[service]["healthcheck"]["interval"]
     assert SERVICES[service]["restart"] == "unless-stopped"
 
 
-@pytest.mark.parametrize("service", sorted(set(PROCFILE) - {"web", "flower"}))
+@pytest.mark.parametrize("service", sorted(EVENTS))
+def test_relay_and_consumers_start_once_the_topics_are_there_and_show_that_they_live(service: str) -> None:
+    port = SERVICES[service]["environment"]["PYNOMALY_METRICS__PORT"]
+
+    assert SERVICES[service]["depends_on"]["kafka-topics"] == {"condition": "service_completed_successfully"}
+    assert f"127.0.0.1:{port}/metrics" in SERVICES[service]["healthcheck"]["test"][-1]
+
+
+def test_topics_are_made_by_a_command_that_exists() -> None:
+    program, group, command = SERVICES["kafka-topics"]["command"].split()
+    found = pynomaly.commands[group]
+
+    assert program == "pynomaly"
+    assert isinstance(found, click.Group)
+    assert command in found.commands
+    assert SERVICES["kafka-topics"]["restart"] == "on-failure"
+    assert SERVICES["kafka-topics"]["depends_on"] == {"kafka": {"condition": "service_healthy"}}
+
+
+@pytest.mark.parametrize("service", sorted(CELERY_NODES))
 def test_health_check_pings_the_node_that_the_command_names(service: str) -> None:
     node = re.search(r"-n (\w+)@%h", PROCFILE[service])
     check = SERVICES[service]["healthcheck"]["test"][1]
@@ -95,6 +120,10 @@ def test_environment_of_each_service_makes_valid_settings(
     assert settings.redis.broker() == "redis://:change-me@redis:6379/1"
     assert settings.store_url() == "postgresql+psycopg://pynomaly:change-me@postgres:5432/pynomaly"
     assert settings.web.api_key is not None
+    assert settings.events.backend == "kafka"
+    assert settings.kafka.bootstrap_servers == SERVICES["kafka"]["environment"][
+        "KAFKA_ADVERTISED_LISTENERS"
+    ].removeprefix("PLAINTEXT://")
 
 
 def test_commented_settings_of_the_example_are_valid_too(monkeypatch, tmp_path: Path) -> None:
@@ -133,9 +162,21 @@ def test_redis_takes_its_configuration_and_keeps_what_it_must(tmp_path: Path) ->
         assert int(client.config_get("maxmemory")["maxmemory"]) == 1 << 30
 
 
+def test_image_is_given_every_file_that_the_package_takes_in() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
+    copied = (ROOT / "Dockerfile").read_text().splitlines()
+    let_in = (ROOT / ".dockerignore").read_text().splitlines()
+
+    for path in [*wheel["packages"], *wheel["force-include"]]:
+        assert f"COPY {path} {path}" in copied
+        assert f"!{path}" in let_in
+
+
 def test_kafka_topics_have_their_partitions() -> None:
     topics = yaml.safe_load((ROOT / "config" / "kafka_topics.yaml").read_text())["topics"]
 
     assert {name: topic["partitions"] for name, topic in topics.items()} == {
         "anomaly_events": 3, "job_events": 2, "system_events": 1, "audit_events": 5,
+        "dead_letter_events": 1,
     }  # fmt: skip

@@ -21,7 +21,9 @@ app = Celery(
 app.conf.update(
     broker_transport="pynomaly_tasks.transport:Transport",
     broker_transport_options={"lease_s": float(os.environ.get("BEHAVIOURS_LEASE_S", "20"))},
+    worker_consumer="pynomaly_tasks.transport.consumer:Consumer",
     broker_connection_retry_on_startup=True,
+    broker_connection_max_retries=None,
     worker_prefetch_multiplier=2,
     worker_send_task_events=True,
     task_send_sent_event=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
@@ -161,11 +162,14 @@ EngineStarter = Callable[..., Engine]
 
 def settings_from(env: Mapping[str, str]) -> Settings:
     """The settings that a process with this environment has."""
-    sections: dict[str, dict[str, str]] = {}
+    sections: dict[str, dict[str, Any]] = {}
     for name, value in env.items():
         if name.startswith("PYNOMALY_"):
             section, _, field = name.removeprefix("PYNOMALY_").lower().partition("__")
-            sections.setdefault(section, {})[field] = value
+            # Lists and mappings are JSON, as in the environment.
+            sections.setdefault(section, {})[field] = (
+                json.loads(value) if value.startswith(("[", "{")) else value
+            )
     return Settings(**sections)  # type: ignore[arg-type]  # pydantic builds the sections
 
 

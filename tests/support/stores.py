@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import func, select
 
+from pynomaly_tasks.core.event import JOB_EVENTS, Event, OutboxEntry
 from pynomaly_tasks.core.ids import new_id
 from pynomaly_tasks.core.job import AttemptOutcome, Job, JobError, JobState, NewJob
 from pynomaly_tasks.store.store import Store
@@ -51,9 +52,34 @@ def retry_after(delay_s: float) -> Settlement:
 
 def events_of(store: Store, job_id: str) -> list[str]:
     """Types of the job's events, in their order."""
+    return [event.type for event in told_of(store, job_id)]
+
+
+def told_of(store: Store, job_id: str) -> list[Event]:
+    """The events of the job's state, in their order."""
+    return [event for event in told(store, JOB_EVENTS) if event.data["job_id"] == job_id]
+
+
+def told(store: Store, topic: str | None = None) -> list[Event]:
+    """The events of one topic, or of all, in the order in which they were written."""
+    entries = store.list_unsent(100_000)
+    assert all(isinstance(entry, OutboxEntry) for entry in entries), entries
+    events = [entry.event for entry in entries if isinstance(entry, OutboxEntry)]
+    return [event for event in events if topic in (None, event.topic)]
+
+
+def states_told_after(store: Store, number: int) -> list[tuple[int, str, JobState]]:
+    """Of each later event of a job: its number, the job's id, and the state that it names."""
     with store._db.reading() as connection:
-        query = select(outbox.c.type).where(outbox.c.key == job_id).order_by(outbox.c.id)
-        return list(connection.execute(query).scalars())
+        query = (
+            select(outbox.c.id, outbox.c.payload)
+            .where(outbox.c.id > number, outbox.c.topic == JOB_EVENTS)
+            .order_by(outbox.c.id)
+        )
+        return [
+            (row.id, row.payload["job_id"], JobState(row.payload["state"]))
+            for row in connection.execute(query)
+        ]
 
 
 def count_results(store: Store) -> int:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import cycle
 
 from support.processes import Program
-from support.transport import Fleet
+from support.transport import OUR_CONSUMER, OURS, Fleet
 from support.transport_log import Run, ran_at_once, read_runs, write_kill
 from support.waiting import wait_until
 
@@ -128,4 +128,6 @@ class KillRun:
         return self.n_dead >= self.n_kills and self.n_published >= self.n_tasks
 
     def _start(self) -> Victim:
-        return Victim(program=self.fleet.worker(self.transport, pool=next(self._pools), is_awaited=False))
+        env = OUR_CONSUMER if self.transport == OURS else None
+        worker = self.fleet.worker(self.transport, pool=next(self._pools), env=env, is_awaited=False)
+        return Victim(program=worker)

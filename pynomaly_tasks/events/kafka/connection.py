@@ -23,6 +23,7 @@ from aiokafka.helpers import create_ssl_context
 from aiokafka.protocol.metadata import MetadataRequest
 
 from pynomaly_tasks.errors import EventLogUnavailable, InvalidSettings
+from pynomaly_tasks.events.kafka.logs import calm_client_logs
 
 _PROBE_TIMEOUT_S = 3.0
 
@@ -50,7 +51,19 @@ class KafkaConnection:
 
     def client_options(self) -> dict[str, Any]:
         """Arguments that every client of aiokafka takes. Raises InvalidSettings."""
+        calm_client_logs()
+        self._check_servers()
         return {"bootstrap_servers": self.bootstrap_servers, **self._connection_options()}
+
+    def _check_servers(self) -> None:
+        try:
+            hosts = collect_hosts(self.bootstrap_servers, randomize=False)
+        except ValueError:
+            hosts = []
+        if not hosts or not all(host.strip() and 0 < port < 65_536 for host, port, _ in hosts):
+            raise InvalidSettings.of(
+                "kafka.bootstrap_servers", f"host:port, comma separated, not {self.bootstrap_servers!r}"
+            )
 
     def _connection_options(self) -> dict[str, Any]:
         options: dict[str, Any] = {"security_protocol": self.security_protocol}
@@ -96,8 +109,9 @@ class KafkaConnection:
             return EventLogUnavailable(
                 f"Kafka ({self.bootstrap_servers}) gave no answer: {'; '.join(reasons)}"
             )
+        # Such as a partition without a leader, or with too few replicas in sync.
         return EventLogUnavailable(
-            f"Kafka ({self.bootstrap_servers}) gave no answer in time: {describe(error)}"
+            f"Kafka ({self.bootstrap_servers}) answers, but not this: {describe(error)}"
         )
 
     async def _probe(self, host: str, port: int) -> str | None:
@@ -125,9 +139,10 @@ class KafkaConnection:
             return f"cannot be resolved ({error.strerror}): see kafka.bootstrap_servers"
         except ConnectionRefusedError:
             return "is closed: is Kafka running there? see kafka.bootstrap_servers"
-        except (TimeoutError, KafkaConnectionError) as error:
+        except (TimeoutError, ConnectionResetError, KafkaConnectionError) as error:
             return (
-                f"does not answer ({describe(error)}); see kafka.security_protocol, {self.security_protocol}"
+                f"hangs up or does not answer ({describe(error)}): "
+                f"is kafka.security_protocol, {self.security_protocol}, what it expects?"
             )
         except (OSError, KafkaError) as error:
             return describe(error)

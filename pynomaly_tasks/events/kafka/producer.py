@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,13 +24,12 @@ from aiokafka.errors import (
 from pynomaly_tasks.errors import EventLogUnavailable, EventRefused, PynomalyError
 from pynomaly_tasks.events.kafka.client import InvalidRecord, ProducerClient
 from pynomaly_tasks.events.kafka.connection import KafkaConnection, describe
+from pynomaly_tasks.events.kafka.metadata import NEW_TOPIC_WAIT_S
 from pynomaly_tasks.events.kafka.partitioning import key_hash
 from pynomaly_tasks.events.ports import Partition, Record
 
 #: Before compression. Kafka takes 1 MiB in one batch unless told otherwise.
 MAX_BATCH_BYTES = 900_000
-#: A topic that was created a moment ago is not known to every broker yet.
-NEW_TOPIC_WAIT_S = 3.0
 #: A topic that was missing is waited for again after this; until then it is only asked for.
 _MISSING_TOPIC_S = 30.0
 _RETRY_BACKOFF_MS = 100
@@ -159,24 +158,29 @@ class KafkaProducer:
     async def _distribute(self, sending: _Sending) -> None:
         """Find each record's partition, and answer those that can have none."""
         self._n_calls += 1
-        n_partitions: dict[str, int] = {}
         refused: dict[str, EventRefused] = {}
-        parts: defaultdict[Partition, list[int]] = defaultdict(list)
+        parts: dict[str, list[list[int]]] = {}  # by topic and partition
         for index, record in enumerate(sending.records):
             topic = record.topic
-            if topic not in n_partitions and topic not in refused:
+            numbered = parts.get(topic)
+            if numbered is None and topic not in refused:
                 found = await self._count_partitions(topic)
                 if isinstance(found, EventRefused):
                     refused[topic] = found
                 else:
-                    n_partitions[topic] = found
-            problem = refused.get(topic) or _find_problem(record)
-            if problem is not None:
+                    numbered = parts[topic] = [[] for _ in range(found)]
+            problem = refused.get(topic) if numbered is None else _find_problem(record)
+            if problem is not None or numbered is None:
                 sending.answers[index] = problem
                 continue
             hashed = self._n_calls if record.key is None else key_hash(record.key)
-            parts[Partition(topic, hashed % n_partitions[topic])].append(index)
-        sending.waiting = {partition: deque([indexes]) for partition, indexes in parts.items()}
+            numbered[hashed % len(numbered)].append(index)
+        sending.waiting = {
+            Partition(topic, number): deque([indexes])
+            for topic, numbered in parts.items()
+            for number, indexes in enumerate(numbered)
+            if indexes
+        }
 
     async def _count_partitions(self, topic: str) -> int | EventRefused:
         """How many partitions a topic has; a refusal where Kafka says that there is no such topic."""
@@ -215,8 +219,7 @@ class KafkaProducer:
                 await (await client.aiokafka.send_batch(builder, partition.topic, partition=partition.number))
             except (KafkaError, AssertionError) as error:
                 return self._settle_failure(sending, partition, error)
-            for index in batches.popleft():
-                sending.answers[index] = None
+            sending.answers.update(dict.fromkeys(batches.popleft()))
         del sending.waiting[partition]
         return False
 

@@ -47,24 +47,29 @@ function toast(text) {
 // --- live updates ---------------------------------------------------------------------------
 
 // A hidden tab holds no connection (a browser has six for one server) and catches up when it is shown.
+// While it is open the browser itself connects again, and names the last update it saw: nothing is missed.
 class Watcher {
-  constructor(jobId, onUpdate, onStale) {
-    Object.assign(this, { jobId, onUpdate, onStale, source: null, timer: null, lastId: "" });
+  constructor(filter, onUpdate, onStale) {
+    Object.assign(this, { query: new URLSearchParams(filter), onUpdate, onStale, source: null, timer: null });
     this.onVisibility = () => (document.hidden ? this.pause() : this.resume());
     document.addEventListener("visibilitychange", this.onVisibility);
     if (!document.hidden) this.open();
   }
 
   open() {
-    const query = this.jobId ? `?job_id=${encodeURIComponent(this.jobId)}` : "";
-    this.source = new EventSource(`${API}/events${query}`);
+    this.source = new EventSource(`/live?${this.query}`);
     this.source.onopen = () => {
-      setLive(true);
+      setLive("live");
       this.onStale();
     };
-    this.source.onerror = () => setLive(false);
+    this.source.onerror = () => setLive("reconnecting");
     this.source.addEventListener("update", (event) => this.onUpdate(JSON.parse(event.data)));
     this.source.addEventListener("gap", () => this.onStale());
+    this.source.addEventListener("away", () => setLive("live updates are away"));
+    this.source.addEventListener("back", () => {
+      setLive("live");
+      this.onStale();
+    });
     this.timer = setInterval(() => {
       // Best effort only: where Redis or the connection is away, the page still finds out.
       if (this.source.readyState === EventSource.CLOSED) this.reopen();
@@ -94,11 +99,11 @@ class Watcher {
   }
 }
 
-function setLive(on) {
+function setLive(text) {
   const mark = $("#live");
   mark.hidden = false;
-  mark.classList.toggle("off", !on);
-  mark.lastElementChild.textContent = on ? "live" : "reconnecting";
+  mark.classList.toggle("off", text !== "live");
+  mark.lastElementChild.textContent = text;
 }
 
 function showProgress(root, update) {
@@ -125,16 +130,49 @@ function soon(action, ms) {
 
 function watchList(list) {
   const refresh = soon(() => htmx.trigger(list, "stale"), 250);
+  const feed = $("#feed");
+  if (feed) showFeed(feed);
   new Watcher(
-    "",
+    feed ? [] : [["stream", "dashboard"]],
     (update) => {
-      if (!update || !update.job_id) return;
+      if (update?.type !== "job") {
+        if (feed && update?.event) addToFeed(feed, update);
+        return;
+      }
       const row = $(`[data-job="${CSS.escape(update.job_id)}"]`, list);
       if (row && row.dataset.state === update.state) showProgress(row, update);
       else refresh();
     },
     refresh,
   );
+}
+
+// --- what else happens: notifications, activity of people, health -----------------------------
+
+const FEED_LENGTH = 6;
+
+function showFeed(feed) {
+  for (const update of JSON.parse(feed.dataset.latest)) addToFeed(feed, update);
+}
+
+function addToFeed(feed, update) {
+  const data = update.data ?? update;
+  const item = document.createElement("li");
+  const what = document.createElement("strong");
+  what.textContent = update.event.replace(/^audit\./, "").replace(/[._]/g, " ");
+  const at = document.createElement("time");
+  at.dateTime = new Date(update.at * 1000).toISOString();
+  const detail = document.createElement(data.job_id ? "a" : "span");
+  if (data.job_id) detail.href = `/jobs/${encodeURIComponent(data.job_id)}`;
+  detail.textContent = [data.actor, data.channel, data.title, data.dataset, data.reason, data.error?.message, data.status]
+    .filter((text) => typeof text === "string" && text)
+    .slice(0, 2)
+    .join(" · ") || (data.job_id ? `job ${data.job_id.slice(-8)}` : "");
+  item.append(what, " ", detail, " ", at);
+  $("ul", feed).prepend(item);
+  for (const old of $$("li", feed).slice(FEED_LENGTH)) old.remove();
+  feed.hidden = false;
+  showTimes(feed);
 }
 
 function watchJob(panel) {
@@ -147,8 +185,8 @@ function watchJob(panel) {
     if (same) showProgress(job(), update);
     else refresh();
   };
-  const look = soon(() => ask(`${API}/jobs/${encodeURIComponent(job().dataset.job)}`).then(show, () => setLive(false)), 60);
-  const watcher = new Watcher(job().dataset.job, show, look);
+  const look = soon(() => ask(`${API}/jobs/${encodeURIComponent(job().dataset.job)}`).then(show, () => setLive("reconnecting")), 60);
+  const watcher = new Watcher([["job_id", job().dataset.job]], (update) => update?.type === "job" && show(update), look);
   panel.addEventListener("htmx:afterSettle", () => {
     if (FINAL.has(job().dataset.state)) watcher.close();
   });
@@ -168,7 +206,7 @@ function ended(jobId) {
         reject(error);
       }
     }, 60);
-    const watcher = new Watcher(jobId, look, look);
+    const watcher = new Watcher([["job_id", jobId]], look, look);
   });
 }
 

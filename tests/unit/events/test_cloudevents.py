@@ -17,7 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pynomaly_tasks.core.event import JOB_EVENTS, Event, EventProblem
+from pynomaly_tasks.core.job import JobState
+from pynomaly_tasks.core.job_events import JobStarted
 from pynomaly_tasks.errors import BadEvent, EventRefused
+from pynomaly_tasks.events.catalog import parse
 from pynomaly_tasks.events.cloudevents import decode, encode
 from pynomaly_tasks.events.ports import Headers, Record, StoredRecord
 
@@ -254,6 +257,27 @@ def test_an_event_that_is_too_large_is_not_encoded() -> None:
 def test_an_event_whose_data_is_no_json_is_not_encoded() -> None:
     with pytest.raises(EventRefused, match="no JSON"):
         encode(replace(EVENT, data={"x": object()}), "")
+
+
+@pytest.mark.parametrize("field", ["key", "id", "type", "source", "traceparent"])
+def test_an_event_with_half_a_character_is_not_encoded(field: str) -> None:
+    with pytest.raises(EventRefused, match="no text"):
+        encode(replace(EVENT, **{field: "\ud800"}), "")
+
+
+def test_data_is_given_as_the_class_of_its_type() -> None:
+    data = parse(EVENT)
+
+    assert data == JobStarted(
+        job_id="job-1",
+        kind="detect_anomalies",
+        queue="anomaly_detection",
+        state=JobState.RUNNING,
+        attempt=1,
+        tags=("nightly",),
+        dataset="sales.csv",
+        worker="w1@host",
+    )
 
 
 NAMES = (

@@ -55,6 +55,8 @@ class Journal:
         self.applied += new
         return len(new)
 
+    async def close(self) -> None: ...
+
 
 class Group:
     """A log, and members of one group on it."""

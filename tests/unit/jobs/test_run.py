@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -64,10 +64,17 @@ class ListUpdates:
     """Live updates in a list."""
 
     def __init__(self) -> None:
-        self.states: list[str] = []
+        self.progress: list[Any] = []
+        self.n_wakes = 0
 
-    def publish(self, update: Mapping[str, Any]) -> None:
-        self.states.append(update["state"])
+    def publish_progress(self, job_id: str, build: Callable[[], Mapping[str, Any]]) -> None:
+        self.progress.append(build()["progress"])
+
+    def finish_progress(self, job_id: str) -> None:
+        self.progress.append("finished")
+
+    def wake_relay(self) -> None:
+        self.n_wakes += 1
 
 
 class Anything(BaseModel):
@@ -157,7 +164,21 @@ def test_files_of_a_succeeded_job_are_kept_and_its_scratch_is_removed(bench: Ben
     key = bench.store.get_result(finished.job.id).artifacts["x.bin"]
     assert bench.artifacts.read_bytes(key) == b"content"
     assert list(bench.scratch.iterdir()) == []
-    assert bench.updates.states == ["running", "succeeded"]
+    assert bench.updates.n_wakes == 2
+
+
+def test_progress_is_told_between_two_writes_too_and_the_last_of_it_before_the_end(bench: Bench) -> None:
+    def work(context: JobContext, request: Any, services: Any) -> Outcome:
+        for number in range(3):
+            context.progress(number, 3, "counting")
+        return Outcome()
+
+    bench.work = work
+    finished = bench.runner.run(add(bench.store).id, "w1")
+
+    told = [{"current": number, "total": 3, "status": "counting"} for number in range(3)]
+    assert finished.job.state is JobState.SUCCEEDED
+    assert bench.updates.progress == [*told, "finished"]
 
 
 def test_repeated_delivery_of_a_running_or_ended_job_does_nothing(bench: Bench) -> None:

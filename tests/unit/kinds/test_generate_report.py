@@ -65,6 +65,7 @@ def world() -> Services:
         artifacts=None,  # type: ignore[arg-type]  # no file is read
         channels=None,  # type: ignore[arg-type]  # nothing is sent
         deliveries=None,  # type: ignore[arg-type]  # nothing is sent
+        webhooks=None,  # type: ignore[arg-type]  # nothing is posted
     )
 
 

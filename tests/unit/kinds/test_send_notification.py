@@ -120,6 +120,7 @@ def world(**channels: Recorder) -> Services:
         results=Shelf(results),
         channels=Recorders({"log": Recorder(), **channels}),
         deliveries=Ledger(),
+        webhooks=None,  # type: ignore[arg-type]  # nothing is posted
     )
 
 

@@ -1,5 +1,5 @@
 import pytest
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 
 from pynomaly_tasks.web.auth import COOKIE, MAX_FAILURES, Gatekeeper
 
@@ -44,7 +44,7 @@ def test_a_session_opens_the_door_until_it_ends_or_the_key_changes(gatekeeper):
     session = gatekeeper.new_session()
     ends_at, _, signature = session.partition(".")
     longer = f"{int(ends_at) + 3600}.{signature}"
-    past = f"1.{gatekeeper._signature('1')}"
+    past = f"1.{gatekeeper._signature('session', '1')}"
 
     def answer(keeper, cookie):
         return status(keeper.refusal(request_with(cookie=f"{COOKIE}={cookie}")))
@@ -54,6 +54,25 @@ def test_a_session_opens_the_door_until_it_ends_or_the_key_changes(gatekeeper):
         401
     ] * 6
     assert answer(Gatekeeper("another key"), session) == 401
+
+
+def test_a_ticket_opens_a_websocket_and_nothing_else(gatekeeper):
+    ticket = gatekeeper.new_ticket()
+    ends_at, _, signature = ticket.partition(".")
+    past = f"1.{gatekeeper._signature('ticket', '1')}"
+
+    def answer(keeper, offered):
+        headers = [(b"sec-websocket-protocol", f"pynomaly.v1, ticket.{offered}".encode())]
+        scope = {"type": "websocket", "headers": headers, "client": ("10.0.0.1", 1), "path": "/ws"}
+        return status(keeper.refusal(HTTPConnection(scope)))
+
+    assert answer(gatekeeper, ticket) is None
+    forged = (past, f"{int(ends_at) + 60}.{signature}", gatekeeper.new_session(), "", "\xe9.x")
+    assert [answer(gatekeeper, one) for one in forged] == [401] * 5
+    assert answer(Gatekeeper("another key"), ticket) == 401
+    as_cookie = request_with(cookie=f"{COOKIE}={ticket}")
+    over_http = request_with(sec_websocket_protocol=f"ticket.{ticket}")
+    assert [status(gatekeeper.refusal(one)) for one in (as_cookie, over_http)] == [401, 401]
 
 
 def test_an_address_that_guesses_is_put_off_and_others_are_not(gatekeeper):

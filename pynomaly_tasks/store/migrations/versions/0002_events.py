@@ -27,7 +27,11 @@ _HELD_BACK: dict[str, Any] = {
 
 
 def upgrade() -> None:
-    """Add them. Events that were written before get an id of their own."""
+    """Add them.
+
+    Events that were written before are not of the catalogue, so that no consumer could read them: they count
+    as published, and go when those do.
+    """
     with op.batch_alter_table("outbox") as outbox:
         outbox.add_column(sa.Column("event_id", sa.String(64), nullable=True))
         outbox.add_column(sa.Column("version", sa.Integer(), nullable=False, server_default=sa.text("1")))
@@ -39,7 +43,7 @@ def upgrade() -> None:
     random_id = (
         "lower(hex(randomblob(16)))" if op.get_bind().dialect.name == "sqlite" else "gen_random_uuid()::text"
     )
-    op.execute(f"UPDATE outbox SET event_id = {random_id}")
+    op.execute(f"UPDATE outbox SET event_id = {random_id}, sent_at = created_at")
     with op.batch_alter_table("outbox") as outbox:
         outbox.alter_column("event_id", existing_type=sa.String(64), nullable=False)
     op.create_index("ix_outbox_unsent", "outbox", ["id"], **_UNSENT)

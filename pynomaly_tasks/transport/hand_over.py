@@ -1,0 +1,50 @@
+"""From the message to the task's first line, without waiting for the worker's event loop.
+
+Celery gives a task to its pool and goes on with its loop: it asks the broker for the next message,
+and the task waits for that. Here an idle worker lets the task begin first.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from celery.concurrency import asynpool, prefork, thread
+
+#: The main thread stands aside for so long. A thread of the pool needs about 0.1 ms to wake up and then
+#: waits for Python's lock; a child of the pool is put on the processor of the process that wakes it. Both
+#: would wait until the main process has asked for the next message, 0.3 ms later.
+STAND_ASIDE_S = 0.0003
+
+Execute = Callable[[Any], Any]
+
+
+def begin_at_once(consumer: Any, is_alone: Callable[[], bool]) -> Execute:
+    """The consumer's `on_task_request`, in such a way that the task begins before anything else.
+
+    ``is_alone`` says whether the request is the only one that came: otherwise the next one is worth more.
+    """
+    execute: Execute = consumer.on_task_request
+    if consumer.hub is None or not isinstance(consumer.pool, prefork.TaskPool | thread.TaskPool):
+        return execute
+    pool = consumer.pool if isinstance(consumer.pool, prefork.TaskPool) else None
+
+    def begin(request: Any) -> None:
+        execute(request)
+        if is_alone():
+            if pool is not None:
+                _write_at_once(pool._pool, consumer.hub)
+            time.sleep(STAND_ASIDE_S)
+
+    return begin
+
+
+def _write_at_once(processes: Any, hub: Any) -> None:
+    """What the event loop does two turns later."""
+    # With the "fast" strategy busy children are given tasks too, and only a poll tells whose pipe has
+    # room. An idle child has read all of its pipe.
+    if processes.outbound_buffer and processes.sched_strategy == asynpool.SCHED_STRATEGY_FAIR:
+        idle = processes._all_inqueues - processes._busy_workers - processes._active_writes
+        if idle:
+            hub.consolidate_callback(list(idle)[: len(processes.outbound_buffer)])
