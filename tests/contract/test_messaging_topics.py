@@ -249,3 +249,15 @@ async def test_capability_that_is_absent_is_refused_with_the_backends_that_have_
         manager.backend.capabilities = able
 
         assert await manager.list_queues() == {}
+
+
+def test_manager_is_opened_again_in_another_loop(broker: BrokerUnderTest) -> None:
+    manager = broker.manager()
+
+    async def use(n: int) -> list[int]:
+        async with manager:
+            await manager.create_queue("q")
+            await asyncio.gather(*(manager.send("q", n) for _ in range(50)))
+            return await payloads(manager, "q")
+
+    assert [asyncio.run(use(n)) for n in range(3)] == [[n] * 50 for n in range(3)]

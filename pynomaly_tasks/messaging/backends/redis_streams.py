@@ -1,4 +1,4 @@
-"""Queues on Redis Streams: one server (Redis 6.2 or newer, or Valkey), several processes.
+"""Queues on Redis Streams: one server (Redis 7.0 or newer, or Valkey), several processes.
 
 | capability | how |
 |---|---|
@@ -84,6 +84,10 @@ class RedisStreamsBackend:
         self._consumer = f"{os.getpid()}-{uuid.uuid4().hex[:12]}"
         self._client: Redis | None = None
         self._waiting: Redis | None = None
+        self._start_anew()
+
+    def _start_anew(self) -> None:
+        """What belongs to one event loop."""
         self._slots = asyncio.Semaphore(_MAX_CONNECTIONS)
         self._puts = Coalescer(self._put, lambda entry: len(entry.body))
         self._settlements = Coalescer(
@@ -94,6 +98,7 @@ class RedisStreamsBackend:
         """Connect, and forget consumers that died long ago."""
         if self._client is not None:
             return
+        self._start_anew()
         options: dict[str, Any] = {
             "socket_connect_timeout": self._connect_timeout_s,
             "retry": Retry(NoBackoff(), 0),
