@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pynomaly_tasks.jobs.rescue import Rescuer
     from pynomaly_tasks.jobs.run import Runner
     from pynomaly_tasks.jobs.submit import Submitter
+    from pynomaly_tasks.messaging import QueueManager
     from pynomaly_tasks.queueing.queue import CeleryQueue
     from pynomaly_tasks.realtime.bell import OutboxBell
     from pynomaly_tasks.realtime.publisher import StreamPublisher
@@ -322,6 +323,29 @@ class Platform:
             self.publisher.close()
         if "store" in self.__dict__:
             self.store.close()
+
+
+def build_messaging(settings: Settings) -> QueueManager:
+    """The message queues, on the broker that the settings name; open it with ``async with``."""
+    from pynomaly_tasks.messaging import CodecLimits, build_manager
+
+    chosen = settings.messaging
+    above_kb = chosen.compress_above_kb
+    return build_manager(
+        chosen.backend,
+        settings.messaging_url(),
+        custom=(chosen.custom_module or "", chosen.custom_class or ""),
+        namespace=chosen.namespace,
+        connect_timeout_s=chosen.connect_timeout_s,
+        timeout_s=chosen.timeout_s,
+        limits=CodecLimits(
+            max_bytes=chosen.max_payload_kb * 1024,
+            max_depth=chosen.max_depth,
+            compress_above_bytes=None if above_kb is None else above_kb * 1024,
+        ),
+        keys=[key.get_secret_value() for key in chosen.encryption_keys],
+        max_fan_out=chosen.max_fan_out,
+    )
 
 
 def kafka_connection(kafka: KafkaSettings) -> KafkaConnection:

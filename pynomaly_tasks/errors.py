@@ -4,21 +4,31 @@ PynomalyError
 ├── InvalidInput            the caller's mistake: names the field, the limit and the way out
 │   ├── InvalidRequest      a job request or a query
 │   ├── InvalidDataset      the data itself: empty, ragged, binary, too wide
+│   ├── InvalidMessage      a message that no queue would take: too large, no JSON, a wrong name
+│   ├── InvalidQueue        a queue's name or options, or a topic pattern
+│   │   └── NotSupported    the messaging backend lacks what the options ask for; names those that have it
 │   └── InvalidSettings     the configuration
 ├── NotFound                no job, result or artifact by that id
 ├── Conflict
 │   ├── JobAlreadyFinal     the job has ended; nothing about it can change
 │   ├── IdempotencyMismatch the idempotency key is taken by a job with another request
 │   ├── StaleAttempt        a newer attempt owns the job; this one's result is refused
+│   ├── QueueExists         a queue of that name has other options
+│   ├── AlreadySettled      this delivery was acknowledged, given back or rejected before
+│   ├── LeaseLost           another consumer may hold the message now; this settlement is refused
+│   ├── MessagingClosed     the manager or its backend was closed
 │   └── PartitionLost       another member of the consumer group reads the partition now
 ├── EventRefused            the log of events will never take this event: too large, no such topic
 ├── BadEvent                a message that is no event of the catalogue; says which reason
+├── UnreadableMessage       bytes in a queue that are no message: truncated, tampered, wrongly encrypted
 ├── JobFailed               what `AsyncResult.get()` raises where the job's own error cannot be raised again
 ├── Interrupted             raised inside a running job, at its next checkpoint
 │   ├── JobCancelled        somebody cancelled the job
 │   └── TimeLimitExceeded   the attempt ran longer than its time limit
 └── Unavailable             a neighbour gave no answer; trying later may help
     ├── BrokerUnavailable
+    ├── QueueFull           the queue holds as many messages as its options allow
+    ├── NotConfirmed        fewer subscribers acknowledged in time than the guarantee asks for
     ├── StoreUnavailable
     ├── EventLogUnavailable Kafka, or the Redis that keeps the events
     ├── SourceUnavailable   a dataset's storage
@@ -78,6 +88,18 @@ class InvalidDataset(InvalidInput):
     """The data cannot be worked on as it is. Trying again without changing it cannot help."""
 
 
+class InvalidMessage(InvalidInput):
+    """No queue would take this message; nothing was sent."""
+
+
+class InvalidQueue(InvalidInput):
+    """A queue's name or options, or a topic pattern, that cannot be; nothing was made."""
+
+
+class NotSupported(InvalidQueue):
+    """The messaging backend lacks what was asked for; the message names the backends that have it."""
+
+
 class InvalidSettings(InvalidInput):
     """The configuration is wrong or contradicts itself; nothing was started."""
 
@@ -106,6 +128,22 @@ class PartitionLost(Conflict):
     """Another member of the consumer group reads the partition now; this one's commit is refused."""
 
 
+class QueueExists(Conflict):
+    """A queue of that name exists with other options; it is left as it is."""
+
+
+class AlreadySettled(Conflict):
+    """This delivery was acknowledged, given back or rejected before; settle each exactly once."""
+
+
+class LeaseLost(Conflict):
+    """The delivery's lease ran out and another consumer may hold the message; nothing was changed."""
+
+
+class MessagingClosed(Conflict):
+    """The manager or its backend was closed, or never opened; nothing was sent."""
+
+
 class EventRefused(PynomalyError):
     """The log of events will never take this event as it is; sending it again cannot help."""
 
@@ -119,6 +157,10 @@ class BadEvent(PynomalyError):
 
     def __reduce__(self) -> tuple[object, ...]:
         return (type(self), (self.reason, *self.args))
+
+
+class UnreadableMessage(PynomalyError):
+    """Bytes in a queue that are no message; reading them again cannot help."""
 
 
 class JobFailed(PynomalyError):
@@ -144,7 +186,15 @@ class Unavailable(PynomalyError):
 
 
 class BrokerUnavailable(Unavailable):
-    """Redis gave no answer in time; whether it took the message is unknown."""
+    """The broker gave no answer in time; whether it took the message is unknown."""
+
+
+class QueueFull(Unavailable):
+    """The queue holds as many messages as its options allow; nothing was sent."""
+
+
+class NotConfirmed(Unavailable):
+    """Fewer subscribers acknowledged in time than the guarantee asks for; the message stays with the others."""
 
 
 class StoreUnavailable(Unavailable):

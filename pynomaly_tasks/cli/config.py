@@ -70,6 +70,7 @@ def _checks(platform: Platform) -> Iterator[tuple[str, Callable[[], object]]]:
     yield "broker (redis.url, redis.broker_url)", lambda: platform.queue.n_ready("default")
     yield "results (redis.url, redis.results_url)", lambda: platform.queue.check_results()
     yield "streams (redis.url, redis.streams_url)", lambda: platform.updates.check()
+    yield "message queues (redis.url, messaging.url)", lambda: asyncio.run(_reach_messaging(settings))
     yield (
         f"events (events.backend, {settings.events.backend})",
         lambda: asyncio.run(platform.event_log.check()),
@@ -81,6 +82,13 @@ def _checks(platform: Platform) -> Iterator[tuple[str, Callable[[], object]]]:
     channels = build_channels(settings.notifications.channels, settings.notifications.timeout_s)
     for name, channel in channels.by_name.items():
         yield f"channel {name} (notifications.channels)", channel.check
+
+
+async def _reach_messaging(settings: Settings) -> None:
+    from pynomaly_tasks.bootstrap import build_messaging
+
+    async with build_messaging(settings) as manager:
+        await manager.health()
 
 
 def _check_root(root: Path) -> None:

@@ -35,6 +35,7 @@ from pynomaly_tasks.settings.events import (
     WebhookSettings,
 )
 from pynomaly_tasks.settings.faces import LiveSettings, LogSettings, NotificationSettings, WebSettings
+from pynomaly_tasks.settings.messaging import MessagingSettings
 
 EMBEDDED_ENV_FILE = "embedded.env"  #: written by `pynomaly up`, so that every other process finds it
 
@@ -92,6 +93,7 @@ class Settings(BaseSettings):
     alerts: AlertSettings = Field(default_factory=AlertSettings)
     webhooks: WebhookSettings = Field(default_factory=WebhookSettings)
     metrics: MetricsSettings = Field(default_factory=MetricsSettings)
+    messaging: MessagingSettings = Field(default_factory=MessagingSettings)
 
     @classmethod
     def settings_customise_sources(
@@ -150,6 +152,7 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"alerts.channels names {', '.join(unknown)}, which notifications.channels does not define"
             )
+        self._check_messaging()
         if self.store.url is not None:
             _check_port("store.url", self.store.url)
             scheme = urlsplit(self.store.url.get_secret_value()).scheme
@@ -158,6 +161,27 @@ class Settings(BaseSettings):
                     f"store.url starts with {scheme}://; it must be sqlite:// or postgresql+psycopg://"
                 )
         return self
+
+    def _check_messaging(self) -> None:
+        messaging = self.messaging
+        named = messaging.custom_module is not None and messaging.custom_class is not None
+        if messaging.backend == "custom" and not named:
+            raise ValueError(
+                "messaging.backend is custom, so messaging.custom_module and messaging.custom_class must be set"
+            )
+        if messaging.backend == "redis_streams" and messaging.url is not None:
+            scheme = urlsplit(messaging.url.get_secret_value()).scheme
+            if scheme not in {"redis", "rediss"}:
+                raise ValueError(
+                    f"messaging.url starts with {scheme}://, and messaging.backend is redis_streams; it must be "
+                    "redis:// or rediss://"
+                )
+            _check_port("messaging.url", messaging.url)
+
+    def messaging_url(self) -> str:
+        """The broker of the message queues."""
+        own = self.messaging.url
+        return self.redis.messages() if own is None else own.get_secret_value()
 
     def store_url(self) -> str:
         """SQLAlchemy URL of the job store."""

@@ -39,6 +39,10 @@ class RedisSettings(Section):
         """URL of the stream database."""
         return self._database(self.streams_url, 3)
 
+    def messages(self) -> str:
+        """URL of the database for message queues, where they have no broker of their own."""
+        return self._database(None, 4)
+
     def _database(self, own: SecretStr | None, number: int) -> str:
         if own is not None:
             return own.get_secret_value()

@@ -167,7 +167,9 @@ def settings_from(env: Mapping[str, str]) -> Settings:
         if name.startswith("PYNOMALY_"):
             section, _, field = name.removeprefix("PYNOMALY_").lower().partition("__")
             # Lists and mappings are JSON, as in the environment.
-            sections.setdefault(section, {})[field] = json.loads(value) if value.startswith(("[", "{")) else value
+            sections.setdefault(section, {})[field] = (
+                json.loads(value) if value.startswith(("[", "{")) else value
+            )
     return Settings(**sections)  # type: ignore[arg-type]  # pydantic builds the sections
 
 

@@ -1,0 +1,74 @@
+"""The brokers, one file each; found by name, so that a setting alone changes which one is used."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from typing import Any, cast
+
+from pynomaly_tasks.errors import InvalidSettings
+from pynomaly_tasks.messaging.backend import Backend
+from pynomaly_tasks.messaging.capabilities import Capabilities
+
+#: Name -> where it is. Capabilities are on the class; importing it connects to nothing.
+_KNOWN = {
+    "memory": "pynomaly_tasks.messaging.backends.memory:MemoryBackend",
+    "redis_streams": "pynomaly_tasks.messaging.backends.redis_streams:RedisStreamsBackend",
+}
+BACKEND_NAMES = tuple(_KNOWN)
+
+
+def capability_table() -> dict[str, Capabilities]:
+    """What each backend of this version can do, by its name."""
+    return {name: _load(name).capabilities for name in _KNOWN}
+
+
+def build_backend(name: str, *arguments: Any, **options: Any) -> Backend:
+    """The backend of that name, not open yet. Raises InvalidSettings for a name that is none."""
+    if name not in _KNOWN:
+        raise InvalidSettings.of(
+            "messaging.backend", f"there is no {name!r:.60}; the backends are {', '.join(_KNOWN)} and custom"
+        )
+    return cast("Backend", _load(name)(*arguments, **options))
+
+
+def build_custom_backend(module: str, class_name: str, *arguments: Any, **options: Any) -> Backend:
+    """A backend of your own: a class with every method of `Backend`.
+
+    Raises InvalidSettings when there is no such module or class, or it lacks a method.
+    """
+    try:
+        found: Any = getattr(importlib.import_module(module), class_name)
+    except ImportError as error:
+        raise InvalidSettings.of(
+            "messaging.custom_module", f"{module!r:.80} cannot be imported: {error}"
+        ) from error
+    except AttributeError:
+        raise InvalidSettings.of(
+            "messaging.custom_class", f"the module {module} has no {class_name!r:.60}"
+        ) from None
+    is_class = inspect.isclass(found)
+    if not is_class:
+        raise InvalidSettings.of("messaging.custom_class", f"{module}.{class_name} is no class")
+    missing = [
+        name
+        for name, method in vars(Backend).items()
+        if inspect.iscoroutinefunction(method) and not inspect.iscoroutinefunction(getattr(found, name, None))
+    ]
+    missing += [name for name in ("name", "capabilities") if not hasattr(found, name)]
+    if missing:
+        raise InvalidSettings.of(
+            "messaging.custom_class",
+            f"{module}.{class_name} is no messaging backend: it lacks {', '.join(sorted(missing))}; "
+            "pynomaly_tasks.messaging.Backend says what each does",
+        )
+    if not isinstance(found.capabilities, Capabilities):
+        raise InvalidSettings.of(
+            "messaging.custom_class", f"{module}.{class_name}.capabilities must be a Capabilities"
+        )
+    return cast("Backend", found(*arguments, **options))
+
+
+def _load(name: str) -> Any:
+    module, _, class_name = _KNOWN[name].partition(":")
+    return getattr(importlib.import_module(module), class_name)

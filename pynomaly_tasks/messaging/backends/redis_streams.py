@@ -1,0 +1,363 @@
+"""Queues on Redis Streams: one server (Redis 7.0 or newer, or Valkey), several processes.
+
+| capability | how |
+|---|---|
+| ack, groups | native: a consumer group on a stream a priority; settled entries are deleted, nothing is ever trimmed |
+| a dead consumer's entries | found by the end of their lease, however many fresh ones lie before them |
+| priority, order | native: a stream a priority, the best one read first; in order within it |
+| delay | native: a sorted set by due time, beside the streams, so that it blocks nobody |
+| deduplication, ttl, leases | native, by the server's clock |
+| dead_letters, confirmations | native: a settlement and what follows from it are one step |
+| max_size, depth, purge | native |
+| persistence | native, as the server's own: with `appendfsync everysec` a power cut takes the last second |
+| replay | absent: what is settled is deleted |
+
+Each step is one Lua script (`redis_scripts/`), so a crash leaves it done or not begun. A command is
+sent once and never repeated by the client: a repeat after a lost answer would put entries twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import math
+import os
+import time
+import uuid
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from importlib.resources import files
+from typing import Any
+
+from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+
+from pynomaly_tasks.errors import BrokerUnavailable, MessagingClosed
+from pynomaly_tasks.messaging.backend import (
+    Catalog,
+    CatalogStale,
+    Entry,
+    Held,
+    Measure,
+    Note,
+    Put,
+    Settlement,
+    Stored,
+)
+from pynomaly_tasks.messaging.backends.coalescing import Coalescer
+from pynomaly_tasks.messaging.capabilities import Capabilities, Support
+
+_N = Support.NATIVE
+Argument = str | bytes | int
+
+#: A consumer that waits looks by itself this often, should a token not reach it.
+_LONGEST_WAIT_S = 1.0
+_MAX_CONNECTIONS = 32
+_COUNTS = frozenset(field.name for field in fields(Measure))
+
+
+class RedisStreamsBackend:
+    """A connection to the channels of one namespace. ``url``: redis:// or rediss://, with a database."""
+
+    name = "redis_streams"
+    capabilities = Capabilities(
+        ack=_N, groups=_N, priority=_N, delay=_N, deduplication=_N, ttl=_N, dead_letters=_N, order=_N,
+        max_size=_N, confirmations=_N, depth=_N, purge=_N, persistence=_N,
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        namespace: str = "pynomaly:messaging",
+        connect_timeout_s: float = 2.0,
+        timeout_s: float = 10.0,
+    ) -> None:
+        """Nothing is connected yet. ``timeout_s``: an unanswered command fails after it."""
+        self._url = url
+        self._namespace = namespace
+        self._connect_timeout_s = connect_timeout_s
+        self._timeout_s = timeout_s
+        self._consumer = f"{os.getpid()}-{uuid.uuid4().hex[:12]}"
+        self._client: Redis | None = None
+        self._waiting: Redis | None = None
+        self._start_anew()
+
+    def _start_anew(self) -> None:
+        """What belongs to one event loop."""
+        self._slots = asyncio.Semaphore(_MAX_CONNECTIONS)
+        self._puts = Coalescer(self._put, lambda entry: len(entry.body))
+        self._settlements = Coalescer(
+            self._settle, lambda settlement: sum(len(entry.body) for entry in settlement.then)
+        )
+
+    async def open(self) -> None:
+        """Connect, and forget consumers that died long ago."""
+        if self._client is not None:
+            return
+        self._start_anew()
+        options: dict[str, Any] = {
+            "socket_connect_timeout": self._connect_timeout_s,
+            "retry": Retry(NoBackoff(), 0),
+            "socket_keepalive": True,
+        }
+        self._client = Redis(
+            connection_pool=ConnectionPool.from_url(
+                self._url, max_connections=4 * _MAX_CONNECTIONS, socket_timeout=self._timeout_s, **options
+            )
+        )  # fmt: skip
+        # Waiting consumers must not hold up those who have something to say.
+        self._waiting = Redis(
+            connection_pool=ConnectionPool.from_url(
+                self._url, max_connections=10_000, socket_timeout=self._timeout_s + _LONGEST_WAIT_S, **options
+            )
+        )
+        try:
+            await self.ping()
+            for name in (await self.read_catalog()).records:
+                kind, _, channel = name.partition("/")
+                if kind == "queue":
+                    await self._run("tidy", channel)
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Give the connections back."""
+        clients, self._client, self._waiting = (self._client, self._waiting), None, None
+        for client in clients:
+            if client is not None:
+                await client.aclose()
+                await client.connection_pool.disconnect()
+
+    async def ping(self) -> None:
+        """One round trip."""
+        with _mapped_errors():
+            await self._redis.ping()
+
+    async def read_catalog(self) -> Catalog:
+        """All records."""
+        with _mapped_errors():
+            found: Any = await self._redis.hgetall(f"{self._namespace}:catalog")
+        version = int(found.pop(b"", 0))
+        return Catalog(version, {name.decode(): record for name, record in found.items()})
+
+    async def declare(self, name: str, record: bytes) -> bytes:
+        """Keep the record, or return the one that stands."""
+        return bytes(await self._run("declare", name, record))
+
+    async def forget(self, name: str) -> bool:
+        """Drop a record."""
+        return bool(await self._run("forget", name))
+
+    async def put(self, entries: Sequence[Entry], *, catalog_version: int) -> list[Put]:
+        """Put them in order, in one step."""
+        return await self._puts.call(catalog_version, entries)
+
+    async def _put(self, catalog_version: Hashable, entries: Sequence[Entry]) -> list[Put]:
+        assert isinstance(catalog_version, int)
+        arguments: list[Argument] = [catalog_version]
+        for entry in entries:
+            arguments += _entry(entry)
+            arguments += [entry.deduplication_key, _ms(entry.deduplication_s)]
+            arguments.append("" if entry.max_size is None else entry.max_size)
+        return [Put(word.decode()) for word in await self._run("put", *arguments)]
+
+    async def take(
+        self,
+        channel: str,
+        *,
+        max_entries: int,
+        lease_s: float,
+        wait_s: float,
+        catalog_version: int,
+        lowest: bool = False,
+    ) -> list[Held]:
+        """Up to ``max_entries`` in order."""
+        end = time.monotonic() + wait_s
+        while True:
+            answer = await self._run(
+                "take", catalog_version, channel, self._consumer, max_entries, _ms(lease_s), int(lowest)
+            )
+            left = end - time.monotonic()
+            if len(answer) > 1 or left <= 0:
+                return [self._held(channel, *answer[at : at + 6]) for at in range(1, len(answer), 6)]
+            due_s = answer[0] / 1000 if answer[0] >= 0 else _LONGEST_WAIT_S
+            await self._wait(channel, min(left, due_s, _LONGEST_WAIT_S))
+
+    def _held(
+        self,
+        channel: str,
+        key: bytes,
+        message_id: bytes,
+        body: bytes,
+        priority: Any,
+        count: int,
+        expired: int,
+    ) -> Held:
+        return Held(
+            channel=channel,
+            key=key.decode(),
+            fence=str(count),
+            message_id=message_id.decode("utf-8", "replace"),
+            body=body,
+            priority=int(priority),
+            n_deliveries=count,
+            is_expired=bool(expired),
+        )
+
+    async def _wait(self, channel: str, wait_s: float) -> None:
+        """Until there may be something, or ``wait_s`` passed."""
+        if wait_s < 0.005:
+            # The server knows no shorter wait than about this, and 0 would be for ever.
+            await asyncio.sleep(0.001)
+            return
+        if self._waiting is None:
+            raise _closed()
+        try:
+            with _mapped_errors():
+                await self._waiting.blpop([f"{self._namespace}:c:{channel}:wake"], timeout=wait_s)
+        except BrokerUnavailable:
+            if self._waiting is None:
+                raise _closed() from None
+            raise
+
+    async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
+        """End them, each with what follows from it, in one step."""
+        return await self._settlements.call(None, settlements)
+
+    async def _settle(self, _: Hashable, settlements: Sequence[Settlement]) -> list[bool]:
+        arguments: list[Argument] = [self._consumer]
+        for settlement in settlements:
+            held, note = settlement.held, settlement.note or Note(key="", member="", keep_s=0.0)
+            arguments += [held.channel, held.key, held.fence, settlement.outcome.value]
+            arguments += [round(settlement.handled_s * 1e6), note.key, note.member, _ms(note.keep_s)]
+            arguments.append(len(settlement.then))
+            for entry in settlement.then:
+                arguments += _entry(entry)
+        return [bool(answer) for answer in await self._run("settle", *arguments)]
+
+    async def give_back(self, held: Held, *, delay_s: float, counted: bool) -> bool:
+        """Hand it out again after ``delay_s``."""
+        answer = await self._run(
+            "give_back", self._consumer, held.channel, held.key, held.fence, _ms(delay_s), int(counted)
+        )
+        return bool(answer)
+
+    async def extend(self, held: Sequence[Held], *, lease_s: float) -> list[bool]:
+        """Let the leases end later."""
+        arguments: list[Argument] = [self._consumer, _ms(lease_s)]
+        for each in held:
+            arguments += [each.channel, each.key, each.fence]
+        return [bool(answer) for answer in await self._run("extend", *arguments)]
+
+    async def purge(self, channel: str) -> int:
+        """Remove what waits or is delayed."""
+        return int(await self._run("purge", channel))
+
+    async def erase(self, channel: str) -> None:
+        """Remove the channel."""
+        await self._run("erase", channel)
+
+    async def measure(self, channel: str) -> Measure:
+        """Count it."""
+        in_flight, delayed, oldest_ms, *facts = await self._run("measure", channel)
+        counts = {facts[at].decode(): int(facts[at + 1]) for at in range(0, len(facts), 2)}
+        return Measure(
+            in_flight=in_flight,
+            delayed=delayed,
+            oldest_age_s=oldest_ms / 1000,
+            handled_s=counts.pop("handled_us", 0) / 1e6,
+            **{name: count for name, count in counts.items() if name in _COUNTS},
+        )
+
+    async def browse(self, channel: str, *, after: str, limit: int) -> list[Stored]:
+        """Entries of priority 0, in order."""
+        with _mapped_errors():
+            found: Any = await self._redis.xrange(
+                f"{self._namespace}:c:{channel}:s:0", f"({after}" if after else "-", "+", count=limit
+            )
+        return [
+            Stored(key=key.decode(), message_id=values[b"i"].decode("utf-8", "replace"), body=values[b"b"])
+            for key, values in found
+        ]
+
+    async def remove(self, channel: str, key: str, *, then: Sequence[Entry] = ()) -> bool:
+        """Remove one that was never handed out, and put what follows, in one step."""
+        arguments: list[Argument] = [channel, key]
+        for entry in then:
+            arguments += _entry(entry)
+        return bool(await self._run("remove", *arguments))
+
+    async def read_notes(self, key: str) -> frozenset[str]:
+        """The members noted under the key."""
+        with _mapped_errors():
+            members: Any = await self._redis.smembers(f"{self._namespace}:notes:{key}")
+        return frozenset(member.decode() for member in members)
+
+    @property
+    def _redis(self) -> Redis:
+        if self._client is None:
+            raise _closed()
+        return self._client
+
+    async def _run(self, step: str, *arguments: Argument) -> Any:
+        source, sha = _SCRIPTS[step]
+        async with self._slots:
+            with _mapped_errors():
+                try:
+                    return await self._redis.evalsha(sha, 1, self._namespace, *arguments)
+                except NoScriptError:
+                    return await self._redis.eval(source, 1, self._namespace, *arguments)
+
+
+@contextmanager
+def _mapped_errors() -> Iterator[None]:
+    """The client's errors as ours."""
+    try:
+        yield
+    except ResponseError as error:
+        if str(error).startswith("STALE"):
+            raise CatalogStale from None
+        raise BrokerUnavailable(f"Redis refused: {error}") from error
+    except (RedisError, OSError) as error:
+        raise BrokerUnavailable(f"Redis gave no answer: {error}") from error
+
+
+def _closed() -> MessagingClosed:
+    return MessagingClosed("the Redis backend is not open; use it in `async with`, or call open()")
+
+
+def _ms(seconds: float) -> int:
+    """Whole milliseconds, rounded up: nothing comes before its time."""
+    return math.ceil(seconds * 1000)
+
+
+def _entry(entry: Entry) -> tuple[Argument, ...]:
+    ttl: Argument = "" if entry.ttl_s is None else _ms(entry.ttl_s)
+    return (entry.channel, entry.message_id, entry.body, entry.priority, _ms(entry.delay_s), ttl)
+
+
+def _load(step: str) -> tuple[str, str]:
+    folder = files(__package__) / "redis_scripts"
+    source = "\n".join((folder / f"{name}.lua").read_text("utf-8") for name in ("channel", step))
+    return source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+
+
+_STEPS = (
+    "put",
+    "take",
+    "settle",
+    "give_back",
+    "extend",
+    "purge",
+    "erase",
+    "measure",
+    "remove",
+    "declare",
+    "forget",
+)
+_SCRIPTS = {step: _load(step) for step in (*_STEPS, "tidy")}

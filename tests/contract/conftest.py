@@ -1,0 +1,32 @@
+"""One suite over every messaging backend, each on its real broker; and tests that are coroutines."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from support.messaging import BrokerUnderTest, MemoryUnderTest, RedisUnderTest
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run a test that is a coroutine in a loop of its own."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    names = inspect.signature(pyfuncitem.obj).parameters
+    asyncio.run(pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in names}))
+    return True
+
+
+@pytest.fixture(params=["memory", "redis_streams"])
+def broker(request: pytest.FixtureRequest) -> Iterator[BrokerUnderTest]:
+    """An empty broker; the test runs on each kind."""
+    if request.param == "memory":
+        yield MemoryUnderTest()
+        return
+    server = request.getfixturevalue("redis_server")
+    yield RedisUnderTest(f"{server.url}/0", namespace=f"test:{uuid.uuid4().hex}")

@@ -1,0 +1,81 @@
+"""Brokers under test: each gives connections, as several processes would have them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol, TypeVar
+
+from pynomaly_tasks.messaging import Backend, Delivery, QueueManager
+from pynomaly_tasks.messaging.backend import Entry
+from pynomaly_tasks.messaging.backends.memory import MemoryBackend
+from pynomaly_tasks.messaging.backends.memory_broker import MemoryBroker
+from pynomaly_tasks.messaging.backends.redis_streams import RedisStreamsBackend
+
+T = TypeVar("T")
+
+
+class BrokerUnderTest(Protocol):
+    """One broker."""
+
+    def backend(self) -> Backend: ...
+
+    def manager(self, **options: Any) -> QueueManager: ...
+
+
+class MemoryUnderTest:
+    def __init__(self) -> None:
+        self.shared = MemoryBroker()
+
+    def backend(self) -> Backend:
+        return MemoryBackend(self.shared)
+
+    def manager(self, **options: Any) -> QueueManager:
+        return QueueManager(self.backend(), **options)
+
+
+class RedisUnderTest:
+    def __init__(self, url: str, *, namespace: str) -> None:
+        self.url = url
+        self.namespace = namespace
+
+    def backend(self) -> Backend:
+        return RedisStreamsBackend(self.url, namespace=self.namespace)
+
+    def manager(self, **options: Any) -> QueueManager:
+        return QueueManager(self.backend(), **options)
+
+
+async def put_raw(manager: QueueManager, queue: str, body: bytes) -> None:
+    """Bytes that no codec of ours wrote."""
+    version = (await manager.backend.read_catalog()).version
+    await manager.backend.put([Entry(channel=queue, message_id="raw", body=body)], catalog_version=version)
+
+
+async def payloads(manager: QueueManager, queue: str, *, wait_s: float = 0.0, ack: bool = True) -> list[Any]:
+    """Everything that can be received now, acknowledged."""
+    found = []
+    while deliveries := await manager.receive(queue, max_messages=7, wait_s=wait_s):
+        for delivery in deliveries:
+            found.append(delivery.message.payload)
+            if ack:
+                await delivery.ack()
+    return found
+
+
+async def one(manager: QueueManager, queue: str, *, wait_s: float = 5.0, **options: Any) -> Delivery:
+    """The next delivery, waited for."""
+    (delivery,) = await manager.receive(queue, wait_s=wait_s, **options)
+    return delivery
+
+
+async def until(predicate: Callable[[], Awaitable[T]], what: str, timeout_s: float = 10.0) -> T:
+    """The predicate's first true value."""
+    end = time.monotonic() + timeout_s
+    while True:
+        if value := await predicate():
+            return value
+        if time.monotonic() > end:
+            raise AssertionError(f"waited {timeout_s:g} s for {what}; the last value seen was {value!r}")
+        await asyncio.sleep(0.01)
