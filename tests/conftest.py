@@ -92,6 +92,16 @@ def kafka() -> Iterator[KafkaNode]:
         node.close()
 
 
+@pytest.fixture(scope="module")
+def module_kafka() -> Iterator[KafkaNode]:
+    """A Kafka for the tests of one module, which use the platform's own topics."""
+    node = KafkaNode()
+    try:
+        yield node.start()
+    finally:
+        node.close()
+
+
 @pytest.fixture
 def own_kafka() -> Iterator[KafkaNode]:
     """An Apache Kafka for one test alone, to kill, pause or restart."""

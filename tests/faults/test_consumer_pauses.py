@@ -42,7 +42,7 @@ def world(
         "PYNOMALY_LIVE__STREAM_LENGTH": "1000000",
     }
     if request.param == "kafka":
-        kafka = request.getfixturevalue("kafka")
+        kafka = request.getfixturevalue("module_kafka")
         create_topics(kafka)
         env |= {"PYNOMALY_EVENTS__BACKEND": "kafka", "PYNOMALY_KAFKA__BOOTSTRAP_SERVERS": kafka.bootstrap}
     world = World(settings_of(tmp_path, own_redis, kafka, store={"url": postgres_url}))

@@ -35,7 +35,7 @@ TOPICS = [JOB_EVENTS, ANOMALY_EVENTS, SYSTEM_EVENTS, AUDIT_EVENTS]
 def world(request: pytest.FixtureRequest, tmp_path: Path, redis_server: RedisServer) -> Iterator[EventWorld]:
     kafka = None
     if request.param == "kafka":
-        kafka = request.getfixturevalue("kafka")
+        kafka = request.getfixturevalue("module_kafka")
         create_topics(kafka)
     redis_server.client(3).flushall()
     # Redis Streams refuse what is larger than an event may be, and so does Kafka unless its topics allow more.

@@ -80,13 +80,13 @@ def test_config_check_says_that_kafka_does_not_answer(env: dict[str, str]) -> No
 
 
 def test_config_check_names_the_topic_that_kafka_does_not_have(
-    env: dict[str, str], kafka: KafkaNode, tmp_path: Path
+    env: dict[str, str], module_kafka: KafkaNode, tmp_path: Path
 ) -> None:
     file = tmp_path / "topics.yaml"
     file.write_text(f"{default_topics_file().read_text()}  not_made_yet: {{partitions: 1}}\n")
     topics = {
         "PYNOMALY_EVENTS__BACKEND": "kafka",
-        "PYNOMALY_KAFKA__BOOTSTRAP_SERVERS": kafka.bootstrap,
+        "PYNOMALY_KAFKA__BOOTSTRAP_SERVERS": module_kafka.bootstrap,
         "PYNOMALY_KAFKA__TOPICS_FILE": str(file),
     }
 

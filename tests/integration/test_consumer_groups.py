@@ -34,7 +34,7 @@ def make_world(
     """Platforms on one log, whose settings are the test's."""
     kafka = None
     if request.param == "kafka":
-        kafka = request.getfixturevalue("kafka")
+        kafka = request.getfixturevalue("module_kafka")
         create_topics(kafka)
     redis_server.client(3).flushall()
     made: list[EventWorld] = []

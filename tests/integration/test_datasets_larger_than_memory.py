@@ -82,7 +82,7 @@ from pynomaly_tasks.kinds.profile_dataset import ProfileDatasetRequest, perform
 
 root, name, temporary = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
 opener = DatasetOpener([root], 100, 10**9, int(sys.argv[4]), temporary)
-context = types.SimpleNamespace(scratch=root, progress=lambda *_: None, checkpoint=lambda: None)
+context = types.SimpleNamespace(job_id="large", scratch=root, progress=lambda *_: None, checkpoint=lambda: None)
 import duckdb, pyarrow, numpy
 before = peak_mb()
 detail = perform(context, ProfileDatasetRequest(dataset=name), types.SimpleNamespace(datasets=opener)).detail

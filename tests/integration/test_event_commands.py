@@ -39,7 +39,7 @@ def world(request: pytest.FixtureRequest, tmp_path: Path, redis_server: RedisSer
     kafka = None
     env = {"PYNOMALY_REDIS__URL": redis_server.url, "PYNOMALY_DATA__DIRECTORY": str(tmp_path)}
     if request.param == "kafka":
-        kafka = request.getfixturevalue("kafka")
+        kafka = request.getfixturevalue("module_kafka")
         create_topics(kafka)
         env |= {"PYNOMALY_EVENTS__BACKEND": "kafka", "PYNOMALY_KAFKA__BOOTSTRAP_SERVERS": kafka.bootstrap}
     redis_server.client(3).flushall()

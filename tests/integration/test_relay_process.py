@@ -31,6 +31,8 @@ def start_relays(
     tmp_path: Path, programs: Programs, redis_server: RedisServer
 ) -> Iterator[Callable[..., Relays]]:
     started: list[Relays] = []
+    with redis_server.client(3) as client:
+        client.flushall()  # another test's topics
 
     def start(**env: str) -> Relays:
         relays = Relays(tmp_path, programs, {"PYNOMALY_REDIS__URL": redis_server.url, **env})

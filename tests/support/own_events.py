@@ -44,7 +44,6 @@ class Unknown(EventData):
 
 
 bootstrap.add_event_type(OrderPlaced)
-bootstrap.add_event_type(Misdirected)
 
 
 def published(platform: Platform) -> dict[str, list[int]]:
