@@ -128,9 +128,9 @@ class Worker:
             async with asyncio.TaskGroup() as group:
                 for queue in self._queues:
                     group.create_task(self._fetch(queue))
-        except* Exception as group_error:
+        except ExceptionGroup as failed:
             self.stop()
-            raise group_error.exceptions[0] from None
+            raise failed.exceptions[0] from None
         finally:
             if self._in_hand:
                 await asyncio.wait(list(self._in_hand.values()))
