@@ -51,9 +51,8 @@ class Topic:
 
 
 def default_topics_file() -> Path:
-    """This version's own file: beside this module once installed, in ``config/`` of a checkout."""
-    installed = Path(__file__).with_name(_FILE_NAME)
-    return installed if installed.exists() else Path(__file__).parents[2] / "config" / _FILE_NAME
+    """This version's own file, ``config/kafka_topics.yaml`` of a checkout."""
+    return Path(__file__).with_name(_FILE_NAME)
 
 
 def read_topics(file: Path | None = None) -> dict[str, Topic]:

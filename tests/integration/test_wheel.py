@@ -32,7 +32,7 @@ def _files(*parts: str) -> set[str]:
 def test_wheel_holds_every_file_of_the_package_and_of_the_workers(wheel: Path) -> None:
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
 
-    assert names == _files("pynomaly_tasks", "workers") | {"pynomaly_tasks/events/kafka_topics.yaml"}
+    assert names == _files("pynomaly_tasks", "workers")
 
 
 def test_wheel_has_the_topics_of_events(wheel: Path) -> None:
