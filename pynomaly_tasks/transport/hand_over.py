@@ -10,11 +10,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from celery.concurrency import asynpool, prefork, thread
+from celery.concurrency import thread
 
 #: The main thread stands aside for so long. A thread of the pool needs about 0.1 ms to wake up and then
-#: waits for Python's lock; a child of the pool is put on the processor of the process that wakes it. Both
-#: would wait until the main process has asked for the next message, 0.3 ms later.
+#: waits for Python's lock, until the main thread has asked for the next message, 0.3 ms later.
 STAND_ASIDE_S = 0.0003
 
 Execute = Callable[[Any], Any]
@@ -26,25 +25,13 @@ def begin_at_once(consumer: Any, is_alone: Callable[[], bool]) -> Execute:
     ``is_alone`` says whether the request is the only one that came: otherwise the next one is worth more.
     """
     execute: Execute = consumer.on_task_request
-    if consumer.hub is None or not isinstance(consumer.pool, prefork.TaskPool | thread.TaskPool):
+    # Of a prefork pool the event loop itself writes to the children, which knows best which of them live.
+    if consumer.hub is None or not isinstance(consumer.pool, thread.TaskPool):
         return execute
-    pool = consumer.pool if isinstance(consumer.pool, prefork.TaskPool) else None
 
     def begin(request: Any) -> None:
         execute(request)
         if is_alone():
-            if pool is not None:
-                _write_at_once(pool._pool, consumer.hub)
             time.sleep(STAND_ASIDE_S)
 
     return begin
-
-
-def _write_at_once(processes: Any, hub: Any) -> None:
-    """What the event loop does two turns later."""
-    # With the "fast" strategy busy children are given tasks too, and only a poll tells whose pipe has
-    # room. An idle child has read all of its pipe.
-    if processes.outbound_buffer and processes.sched_strategy == asynpool.SCHED_STRATEGY_FAIR:
-        idle = processes._all_inqueues - processes._busy_workers - processes._active_writes
-        if idle:
-            hub.consolidate_callback(list(idle)[: len(processes.outbound_buffer)])
