@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 from collections.abc import Callable
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING
 
+from pynomaly_tasks.bootstrap import Platform, build_platform
 from pynomaly_tasks.consumers.groups import build_group
 from pynomaly_tasks.core.event import Event
-from pynomaly_tasks.errors import StoreUnavailable
+from pynomaly_tasks.errors import PynomalyError, StoreUnavailable
 from pynomaly_tasks.events.cloudevents import decode
 from pynomaly_tasks.events.consumer import ConsumerOptions, GroupConsumer
 from pynomaly_tasks.events.consumer_metrics import ConsumerMetrics
 from pynomaly_tasks.events.ports import StoredRecord
 from pynomaly_tasks.events.threads import in_thread
-from pynomaly_tasks.telemetry import get_logger, serve_metrics
-
-if TYPE_CHECKING:
-    from pynomaly_tasks.bootstrap import Platform
+from pynomaly_tasks.settings import load_settings
+from pynomaly_tasks.telemetry import configure_logging, get_logger, serve_metrics
 
 log = get_logger(__name__)
 
@@ -71,6 +70,20 @@ async def run_group(
             pruning.cancel()
             await asyncio.wait({pruning}, timeout=0.1)
         await group.effect.close()
+
+
+def run_process(*names: str) -> None:
+    """What a process of these groups does, from its settings to its end; exits with what is wrong with them."""
+    try:
+        settings = load_settings()
+        configure_logging(level=settings.log.level, format=settings.log.format)
+        platform = build_platform(settings)
+        try:
+            serve_groups(platform, *names)
+        finally:
+            platform.close()
+    except PynomalyError as error:
+        sys.exit(f"pynomaly {' '.join(names)}: {error}")
 
 
 def serve_groups(platform: Platform, *names: str) -> None:
