@@ -102,6 +102,7 @@ class Database:
         self._pool_size = pool_size
         self._engine: Engine | None = None
         self._writing: Engine | None = None
+        self._writing_once: Engine | None = None
         self._pid = 0
         self._lock = threading.Lock()
 
@@ -121,6 +122,7 @@ class Database:
                         self._engine.dispose(close=False)
                     self._engine = self._build_engine()
                     self._writing = self._engine.execution_options(writes=True)
+                    self._writing_once = self._engine.execution_options(isolation_level="AUTOCOMMIT")
                     self._pid = os.getpid()
         return self._engine
 
@@ -143,6 +145,22 @@ class Database:
         # Taking SQLite's write lock at once instead of at the first write: a reader that
         # turns writer in mid-transaction fails with "database is locked" without waiting.
         with mapped_errors(), self._forkable(), self._writing_engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def writing_once(self) -> Iterator[Connection]:
+        """For one statement, which is a transaction by itself.
+
+        PostgreSQL commits it without being told: a process that is stopped at that moment keeps no row
+        locked, as it would between a statement and its commit.
+        """
+        if self.is_sqlite:
+            with self.writing() as connection:
+                yield connection
+            return
+        _ = self.engine
+        assert self._writing_once is not None
+        with mapped_errors(), self._writing_once.connect() as connection:
             yield connection
 
     def revision(self) -> str | None:

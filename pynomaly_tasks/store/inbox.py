@@ -39,7 +39,7 @@ class Inbox:
             .order_by(inbox.c.applied_at)
             .limit(limit)
         )
-        with self._db.writing() as connection:
+        with self._db.writing_once() as connection:
             return connection.execute(
                 delete(inbox).where(inbox.c.consumer_group == group, inbox.c.event_id.in_(old))
             ).rowcount

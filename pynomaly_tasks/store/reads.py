@@ -166,7 +166,7 @@ class Reads:
 
     def mark_published(self, job_ids: Sequence[str]) -> None:
         """Note that the jobs' messages were sent, or seen in their queue, just now."""
-        with self._db.writing() as connection:
+        with self._db.writing_once() as connection:
             connection.execute(update(jobs).where(jobs.c.id.in_(job_ids)).values(published_at=server_now()))
 
     def list_unreported(self, age_s: float, limit: int) -> list[Job]:
@@ -187,7 +187,7 @@ class Reads:
 
     def mark_reported(self, job_id: str) -> None:
         """Note that Celery knows of the job's end."""
-        with self._db.writing() as connection:
+        with self._db.writing_once() as connection:
             connection.execute(update(jobs).where(jobs.c.id == job_id).values(report_due=False))
 
     def _conditions(self, which: JobFilter) -> list[ColumnElement[bool]]:

@@ -72,7 +72,7 @@ class Relaying:
     def mark_sent(self, numbers: Sequence[int], *, keep: bool = True) -> None:
         """The log has these events. Without ``keep`` they are removed at once."""
         statement = (statements.MARK_SENT if keep else statements.DELETE_SENT)[self._dialect]
-        with self._db.writing() as connection:
+        with self._db.writing_once() as connection:
             connection.execute(statement, {"numbers": self._numbers(numbers)})
 
     def hold_back(self, errors: Mapping[int, str], longest_s: float) -> None:
@@ -146,21 +146,21 @@ class Relaying:
             "lease_s": lease_s,
             "error": None if error is None else _shortened(error),
         }
-        with self._db.writing() as connection:
+        with self._db.writing_once() as connection:
             return (
                 connection.execute(statements.TAKE_LEASE[self._dialect], parameters).one_or_none() is not None
             )
 
     def give_up_relay_lease(self, holder: str) -> None:
         """Let another relay publish at once, if ``holder`` is the one that does."""
-        with self._db.writing() as connection:
+        with self._db.writing_once() as connection:
             connection.execute(
                 statements.GIVE_UP_LEASE, {"the_name": statements.RELAY_LEASE, "the_holder": holder}
             )
 
     def prune_outbox(self, age_s: float, limit: int) -> int:
         """Remove events that were published longer ago than that, the oldest first; how many went."""
-        with self._db.writing() as connection:
+        with self._db.writing_once() as connection:
             return connection.execute(statements.PRUNE, {"age_s": age_s, "n_rows": limit}).rowcount
 
     def get_outbox_lag(self) -> OutboxLag:

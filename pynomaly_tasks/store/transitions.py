@@ -98,7 +98,7 @@ class Transitions:
 
     def renew(self, worker: str, job_ids: Collection[str], lease_s: float) -> None:
         """Lengthen the leases of these jobs, as far as ``worker`` still holds them."""
-        with self._db.writing() as connection:
+        with self._db.writing_once() as connection:
             connection.execute(
                 update(jobs)
                 .where(jobs.c.worker == worker, jobs.c.state == JobState.RUNNING, jobs.c.id.in_(job_ids))
@@ -107,7 +107,7 @@ class Transitions:
 
     def record_progress(self, job_id: str, attempt: int, progress: Progress) -> bool:
         """Keep the progress; True when somebody asked to cancel. Raises StaleAttempt."""
-        with self._db.writing() as connection:
+        with self._db.writing_once() as connection:
             row = connection.execute(
                 update(jobs)
                 .where(jobs.c.id == job_id, jobs.c.attempt == attempt, jobs.c.state == JobState.RUNNING)

@@ -65,7 +65,7 @@ def _torture(relays: Relays, n_rounds: int, seed: int) -> None:
                     leader.pause()
                 other = wait_until(
                     lambda paused=leader: (now := relays.leader()) is not paused and now,
-                    LEASE_S + 20,
+                    LEASE_S + 40,
                     "another relay to lead",
                 )
                 assert other is not leader
