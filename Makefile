@@ -26,7 +26,7 @@ demo: $(VENV)/.installed ## Run the whole platform for a minute on real data, an
 up: $(VENV)/.installed ## Start the embedded platform and keep it running until Ctrl-C
 	@$(VENV)/bin/pynomaly up --root .
 
-test: $(VENV)/.installed-dev ## Run the tests on real servers (installs Redis, PostgreSQL, Chromium, Kafka if missing)
+test: $(VENV)/.installed-dev ## Run the tests on real servers (installs those that are missing)
 	@scripts/install_test_servers
 	HYPOTHESIS_PROFILE=thorough $(PYTHON) -m pytest -n $(WORKERS) --dist loadfile -m "not docker and not slow" $(PYTEST_ARGS)
 
