@@ -178,3 +178,25 @@ def test_wrong_setting_ends_the_start_with_one_line(tmp_path: Path, name: str, v
     [line] = done.stderr.splitlines()
     assert line.startswith("pynomaly relay: ")
     assert says in line
+
+
+def test_events_wait_for_a_kafka_whose_topics_were_not_created_yet(
+    start_relays: Callable[..., Relays], own_kafka: KafkaNode
+) -> None:
+    relays = start_relays(
+        PYNOMALY_EVENTS__BACKEND="kafka", PYNOMALY_KAFKA__BOOTSTRAP_SERVERS=own_kafka.bootstrap
+    )
+    relays.write("key-1", "key-2", "key-1")
+
+    relays.start()
+    wait_until(
+        lambda: "pynomaly kafka create-topics" in (relays.lag().last_error or ""),
+        30.0,
+        "the relay to say what is missing",
+    )
+    assert relays.lag().n_unsent == 3
+    own_kafka.create_topic("job_events", 2)
+
+    relays.wait_until_drained()
+    assert relays.check_published() == 0
+    assert relays.platform.store.list_dead_letters(limit=10) == []

@@ -26,7 +26,9 @@ class KafkaEventLog:
 
     def producer(self) -> KafkaProducer:
         """A producer, not started."""
-        return KafkaProducer(self.connection, compression=self.compression, timeout_s=self.timeout_s)
+        return KafkaProducer(
+            self.connection, topics=self.topics, compression=self.compression, timeout_s=self.timeout_s
+        )
 
     def consumer(self, group: str, topics: Collection[str]) -> KafkaConsumer:
         """A member of a group, not started."""

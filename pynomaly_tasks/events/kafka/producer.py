@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,11 +70,14 @@ class KafkaProducer:
         self,
         connection: KafkaConnection,
         *,
+        topics: Collection[str] = (),
         compression: str = "zstd",
         timeout_s: float = 10.0,
         max_batch_bytes: int = MAX_BATCH_BYTES,
     ) -> None:
+        """``topics``: a Kafka that has none of them is not set up yet, and counts as away."""
         self._connection = connection
+        self._topics = frozenset(topics)
         self._compression = None if compression == "none" else compression
         self._timeout_s = timeout_s
         self._max_batch_bytes = max_batch_bytes
@@ -158,14 +161,14 @@ class KafkaProducer:
     async def _distribute(self, sending: _Sending) -> None:
         """Find each record's partition, and answer those that can have none."""
         self._n_calls += 1
-        refused: dict[str, EventRefused] = {}
+        refused: dict[str, PynomalyError] = {}
         parts: dict[str, list[list[int]]] = {}  # by topic and partition
         for index, record in enumerate(sending.records):
             topic = record.topic
             numbered = parts.get(topic)
             if numbered is None and topic not in refused:
                 found = await self._count_partitions(topic)
-                if isinstance(found, EventRefused):
+                if isinstance(found, PynomalyError):
                     refused[topic] = found
                 else:
                     numbered = parts[topic] = [[] for _ in range(found)]
@@ -182,8 +185,8 @@ class KafkaProducer:
             if indexes
         }
 
-    async def _count_partitions(self, topic: str) -> int | EventRefused:
-        """How many partitions a topic has; a refusal where Kafka says that there is no such topic."""
+    async def _count_partitions(self, topic: str) -> int | PynomalyError:
+        """How many partitions a topic has, or why there is none to append to."""
         client = (await self._connected()).aiokafka.client
         if found := client.cluster.partitions_for_topic(topic):
             return len(found)
@@ -200,6 +203,12 @@ class KafkaProducer:
                 return EventRefused(f"Kafka does not let this user write to the topic {topic}")
             if was_answered and time.monotonic() - now_s >= min(wait_s, self._timeout_s / 2):
                 client._topics.discard(topic)
+                if topic in self._topics and self._topics.isdisjoint(
+                    (await client.fetch_all_metadata()).topics()
+                ):
+                    return EventLogUnavailable(
+                        "Kafka has none of the platform's topics yet; create them: pynomaly kafka create-topics"
+                    )
                 self._missing_until_s[topic] = time.monotonic() + _MISSING_TOPIC_S
                 return EventRefused(f"Kafka has no topic {topic}; create it: pynomaly kafka create-topics")
             await asyncio.sleep(_RETRY_BACKOFF_MS / 1000)
