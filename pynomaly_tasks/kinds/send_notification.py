@@ -93,7 +93,12 @@ def perform(context: JobContext, request: SendNotificationRequest, services: Ser
     failed: dict[str, str] = {}
     for number, (name, sender) in enumerate(senders.items()):
         context.progress(number, len(senders), f"sending to {name}")
-        if not services.deliveries.begin(dedup_key, name, context.job_id):
+        try:
+            is_new = services.deliveries.begin(dedup_key, name, context.job_id)
+        except DeliveryFailed as error:
+            failed[name] = str(error)
+            continue
+        if not is_new:
             repeated.append(name)
             continue
         try:

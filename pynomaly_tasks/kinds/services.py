@@ -37,7 +37,10 @@ class DeliveryLog(Protocol):
     """One record for each (deduplication key, channel): what was sent, and how often it was tried."""
 
     def begin(self, dedup_key: str, channel: str, job_id: str) -> bool:
-        """Count one more attempt; False when this key was delivered on this channel already."""
+        """Count one more attempt; False when this key was delivered on this channel already.
+
+        Raises DeliveryFailed while another running job delivers it.
+        """
 
     def finish(self, dedup_key: str, channel: str, error: str | None) -> None:
         """Write how the attempt ended; None when it was delivered."""

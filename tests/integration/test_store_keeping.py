@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pynomaly_tasks.core.job import DeadReason, JobState
-from pynomaly_tasks.errors import Conflict, NotFound
+from pynomaly_tasks.errors import Conflict, DeliveryFailed, NotFound
 from pynomaly_tasks.store.reads import JobFilter
 from pynomaly_tasks.store.store import HEAD, Store
 from support.stores import FAILURE, SUCCESS, add, at_once, start
@@ -100,3 +100,40 @@ def test_delivery_is_begun_until_it_is_done(store: Store) -> None:
 
     assert not deliveries.begin("key", "mail", "job")
     assert deliveries.begin("key", "chat", "job")
+
+
+def test_delivery_that_a_running_job_has_begun_is_not_begun_by_another_one(store: Store) -> None:
+    deliveries = store.deliveries
+    first, second = start(store, add(store)), start(store, add(store))
+    assert deliveries.begin("key", "mail", first.id)
+
+    with pytest.raises(DeliveryFailed, match=f"the job {first.id} is sending key there just now"):
+        deliveries.begin("key", "mail", second.id)
+    assert deliveries.begin("key", "mail", first.id), "its own next attempt may"
+
+    deliveries.finish("key", "mail", None)
+    assert not deliveries.begin("key", "mail", second.id)
+
+
+def test_delivery_that_a_job_has_begun_and_ended_without_is_begun_anew(store: Store) -> None:
+    deliveries = store.deliveries
+    first, second = start(store, add(store)), start(store, add(store))
+    assert deliveries.begin("key", "mail", first.id)
+
+    store.settle(first.id, 1, FAILURE)
+
+    assert deliveries.begin("key", "mail", second.id)
+    with pytest.raises(DeliveryFailed, match=second.id):
+        deliveries.begin("key", "mail", start(store, add(store)).id)
+
+
+def test_of_20_jobs_that_begin_a_delivery_at_once_one_does(store: Store) -> None:
+    running = [start(store, add(store)).id for _ in range(20)]
+
+    def begin(number: int) -> bool:
+        try:
+            return store.deliveries.begin("key", "mail", running[number])
+        except DeliveryFailed:
+            return False
+
+    assert sum(at_once(20, begin)) == 1
