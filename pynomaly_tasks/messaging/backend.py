@@ -204,6 +204,9 @@ class Backend(Protocol):
     async def browse(self, channel: str, *, after: str, limit: int) -> list[Stored]:
         """Entries of priority 0 in order, from the one after the key ``after`` on (empty: the first)."""
 
+    async def find(self, channel: str, key: str) -> Stored | None:
+        """One entry of priority 0 by its key; None for a key that is none."""
+
     async def remove(self, channel: str, key: str, *, then: Sequence[Entry] = ()) -> bool:
         """Remove one entry that nobody holds and put ``then``, in one step; whether it was there."""
 

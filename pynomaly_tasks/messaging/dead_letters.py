@@ -35,7 +35,7 @@ class Reason(Enum):
 class DeadLetter:
     """One of them."""
 
-    id: str  #: within the dead letters of its queue; grows with time
+    id: str  #: the broker's name for it, within the dead letters of its queue
     queue: str  #: that it lay in; empty for one that no subscriber matched
     topic: str  #: that it was published to, where known
     reason: Reason
@@ -108,14 +108,10 @@ class DeadLetters:
 
     async def show(self, queue: str, letter_id: str) -> DeadLetter:
         """One letter. Raises NotFound."""
-        number, _, rest = letter_id.partition("-")
-        if number.isdecimal() and int(number) > 0:
-            # The page after the one before it begins with it.
-            before = f"{int(number) - 1}-{rest}" if rest else str(int(number) - 1)
-            for letter in await self._page(queue, before, 1):
-                if letter.id == letter_id:
-                    return letter
-        raise NotFound(f"there is no dead letter {letter_id!r:.60} of the queue {queue!r:.80}")
+        stored = await self._session.backend.find(dead_channel(queue or UNROUTED), letter_id)
+        if stored is None:
+            raise NotFound(f"there is no dead letter {letter_id!r:.60} of the queue {queue!r:.80}")
+        return self._read(queue, stored)
 
     async def redrive(self, queue: str, letter_id: str) -> None:
         """Send it to its queue again, its attempts counted from the start, or to its topic's subscribers.

@@ -15,8 +15,23 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from pynomaly_tasks.errors import PynomalyError
 from pynomaly_tasks.messaging.backend import Catalog, Note
 from pynomaly_tasks.messaging.capabilities import Capabilities
+
+
+class LaneGone(PynomalyError):
+    """There is no such lane in the broker, and nothing was done: somebody erased it after it was made."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traits:
+    """What a broker does beyond the least; decides what is emulated."""
+
+    longest_delay_s: float = 0.0  #: that it delays an item by itself; 0: it cannot
+    has_priorities: bool = False  #: it hands out the items of one lane by their priority, 0 to 255
+    release_keeps_place: bool = False  #: what is released comes before what was appended later
+    release_counts: bool = True  #: what is released comes with a higher `Taken.n_earlier`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,8 +40,8 @@ class Item:
 
     lane: str
     data: bytes
-    priority: int = 0  #: 0 to 255, higher first; always 0 unless the broker has priorities of its own
-    delay_s: float = 0.0  #: always 0 unless the broker delays by itself
+    priority: int = 0  #: 0 to 255, higher first; always 0 unless `Traits.has_priorities`
+    delay_s: float = 0.0  #: never more than `Traits.longest_delay_s`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +76,7 @@ class PlainBroker(Protocol):
 
     name: str
     capabilities: Capabilities  #: of the backend that `EmulatedBackend` makes of it
+    traits: Traits
 
     async def open(self) -> None:
         """Connect. Raises BrokerUnavailable within the connect timeout."""
@@ -87,12 +103,18 @@ class PlainBroker(Protocol):
         """Remove the lane with all that is in it; that there is none is fine."""
 
     async def append(self, items: Sequence[Item]) -> None:
-        """Put the items at the ends of their lanes, in order; returns when the broker has them for good."""
+        """Put the items at the ends of their lanes, in order; returns when the broker has them for good.
+
+        Raises LaneGone where it can tell that a lane is not there.
+        """
 
     async def take(
         self, lanes: Sequence[str], *, max_items: int, lease_s: float, wait_s: float
     ) -> list[Taken]:
-        """Up to ``max_items`` in order, those of an earlier lane first; waits for the first one in any lane."""
+        """Up to ``max_items`` in order, those of an earlier lane first; waits for the first one in any lane.
+
+        Raises LaneGone where it can tell that a lane is not there.
+        """
 
     async def acknowledge(self, taken: Sequence[Taken]) -> list[bool]:
         """They are done; False where the lease ended and the item is not ours any more."""
@@ -111,6 +133,9 @@ class PlainBroker(Protocol):
 
     async def browse(self, lane: str, *, after: str, limit: int) -> list[Lying]:
         """Items that nobody holds, in order, from the one after the key ``after`` on (empty: the first)."""
+
+    async def find(self, lane: str, key: str) -> Lying | None:
+        """One item that nobody holds, by its key; None for a key that is none."""
 
     async def remove(self, lane: str, key: str) -> bool:
         """Remove one item that nobody holds; whether it was there."""

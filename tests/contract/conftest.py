@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from support.messaging import BrokerUnderTest, MemoryUnderTest, RedisUnderTest
+from support.messaging import BrokerUnderTest, MemoryUnderTest, PlainMemoryUnderTest, RedisUnderTest
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -22,11 +22,14 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     return True
 
 
-@pytest.fixture(params=["memory", "redis_streams"])
+@pytest.fixture(params=["memory", "plain_memory", "redis_streams"])
 def broker(request: pytest.FixtureRequest) -> Iterator[BrokerUnderTest]:
     """An empty broker; the test runs on each kind."""
     if request.param == "memory":
         yield MemoryUnderTest()
+        return
+    if request.param == "plain_memory":
+        yield PlainMemoryUnderTest()
         return
     server = request.getfixturevalue("redis_server")
     yield RedisUnderTest(f"{server.url}/0", namespace=f"test:{uuid.uuid4().hex}")

@@ -16,7 +16,7 @@ from pynomaly_tasks.errors import (
     QueueFull,
 )
 from pynomaly_tasks.messaging import STANDARD, Guarantee, Kind, QueueOptions, Reason, Route
-from support.messaging import BrokerUnderTest, one, payloads
+from support.messaging import BrokerUnderTest, changes_are_seen, one, payloads
 
 
 async def test_each_matching_subscriber_gets_one_copy(broker: BrokerUnderTest) -> None:
@@ -55,8 +55,10 @@ async def test_subscription_of_another_process_counts_from_the_next_message_on(
         await subscriber.subscribe("a", "t")
         await publisher.publish("t", 1)
         await subscriber.subscribe("b", "t")
+        await changes_are_seen(broker)
         assert (await publisher.publish("t", 2)).queues == ("a", "b")
         await subscriber.unsubscribe("a", "t")
+        await changes_are_seen(broker)
         assert (await publisher.publish("t", 3)).queues == ("b",)
 
         assert await payloads(subscriber, "a") == [1, 2]

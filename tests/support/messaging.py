@@ -12,6 +12,9 @@ from pynomaly_tasks.messaging.backend import Entry
 from pynomaly_tasks.messaging.backends.memory import MemoryBackend
 from pynomaly_tasks.messaging.backends.memory_broker import MemoryBroker
 from pynomaly_tasks.messaging.backends.redis_streams import RedisStreamsBackend
+from pynomaly_tasks.messaging.emulation import EmulatedBackend
+from pynomaly_tasks.messaging.emulation.catalog import FRESH_S
+from support.plain_memory import PlainMemoryBroker, PlainMemoryServer
 
 T = TypeVar("T")
 
@@ -45,6 +48,30 @@ class RedisUnderTest:
 
     def manager(self, **options: Any) -> QueueManager:
         return QueueManager(self.backend(), **options)
+
+
+class PlainMemoryUnderTest:
+    """The emulation layer, over as little as a broker can do."""
+
+    def __init__(self) -> None:
+        self.server = PlainMemoryServer()
+
+    def backend(self) -> Backend:
+        return EmulatedBackend(PlainMemoryBroker(self.server))
+
+    def manager(self, **options: Any) -> QueueManager:
+        return QueueManager(self.backend(), **options)
+
+
+def is_emulated(broker: BrokerUnderTest) -> bool:
+    """Whether a process knows only by itself what it sent and counted, and sees others' changes within a second."""
+    return isinstance(broker.backend(), EmulatedBackend)
+
+
+async def changes_are_seen(broker: BrokerUnderTest) -> None:
+    """What one process declared is known to the others: at once, or, where the catalog is looked at now and then, soon."""
+    if is_emulated(broker):
+        await asyncio.sleep(FRESH_S + 0.05)
 
 
 async def put_raw(manager: QueueManager, queue: str, body: bytes) -> None:

@@ -4,32 +4,50 @@ from __future__ import annotations
 
 import importlib
 import inspect
+from dataclasses import dataclass
 from typing import Any, cast
 
 from pynomaly_tasks.errors import InvalidSettings
 from pynomaly_tasks.messaging.backend import Backend
 from pynomaly_tasks.messaging.capabilities import Capabilities
+from pynomaly_tasks.messaging.emulation import EmulatedBackend
 
-#: Name -> where it is. Capabilities are on the class; importing it connects to nothing.
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Known:
+    """Where a backend is; its module is imported when it is chosen, and connects to nothing."""
+
+    module: str
+    class_name: str
+    extra: str = ""  #: of this package, that its client library comes with
+    #: Of a `PlainBroker` that `EmulatedBackend` makes a backend of. None: the class is a backend and says itself.
+    capabilities: Capabilities | None = None
+
+
+_HERE = "pynomaly_tasks.messaging.backends"
 _KNOWN = {
-    "memory": "pynomaly_tasks.messaging.backends.memory:MemoryBackend",
-    "redis_streams": "pynomaly_tasks.messaging.backends.redis_streams:RedisStreamsBackend",
+    "memory": _Known(module=f"{_HERE}.memory", class_name="MemoryBackend"),
+    "redis_streams": _Known(module=f"{_HERE}.redis_streams", class_name="RedisStreamsBackend"),
 }
 BACKEND_NAMES = tuple(_KNOWN)
 
 
 def capability_table() -> dict[str, Capabilities]:
     """What each backend of this version can do, by its name."""
-    return {name: _load(name).capabilities for name in _KNOWN}
+    return {name: known.capabilities or _load(name).capabilities for name, known in _KNOWN.items()}
 
 
 def build_backend(name: str, *arguments: Any, **options: Any) -> Backend:
-    """The backend of that name, not open yet. Raises InvalidSettings for a name that is none."""
+    """The backend of that name, not open yet.
+
+    Raises InvalidSettings for a name that is none, and where its client library is not installed.
+    """
     if name not in _KNOWN:
         raise InvalidSettings.of(
             "messaging.backend", f"there is no {name!r:.60}; the backends are {', '.join(_KNOWN)} and custom"
         )
-    return cast("Backend", _load(name)(*arguments, **options))
+    built = _load(name)(*arguments, **options)
+    return cast("Backend", built) if _KNOWN[name].capabilities is None else EmulatedBackend(built)
 
 
 def build_custom_backend(module: str, class_name: str, *arguments: Any, **options: Any) -> Backend:
@@ -70,5 +88,12 @@ def build_custom_backend(module: str, class_name: str, *arguments: Any, **option
 
 
 def _load(name: str) -> Any:
-    module, _, class_name = _KNOWN[name].partition(":")
-    return getattr(importlib.import_module(module), class_name)
+    known = _KNOWN[name]
+    try:
+        return getattr(importlib.import_module(known.module), known.class_name)
+    except ModuleNotFoundError as error:
+        if not known.extra or str(error.name).startswith("pynomaly_tasks"):
+            raise
+        raise InvalidSettings.of(
+            "messaging.backend", f"{name} needs: pip install 'pynomaly-tasks[{known.extra}]'"
+        ) from error

@@ -239,6 +239,13 @@ class MemoryBackend:
         found = [item for item in items if item.priority == 0 and int(item.key) > int(after or 0)]
         return [Stored(key=item.key, message_id=item.message_id, body=item.body) for item in found[:limit]]
 
+    async def find(self, channel: str, key: str) -> Stored | None:
+        """One entry of priority 0 by its key."""
+        item = self._broker.channel(channel).items.get(key)
+        if item is None or item.priority != 0:
+            return None
+        return Stored(key=item.key, message_id=item.message_id, body=item.body)
+
     async def remove(self, channel: str, key: str, *, then: Sequence[Entry] = ()) -> bool:
         """Remove one that nobody holds, and put what follows."""
         state = self._broker.channel(channel)

@@ -22,6 +22,7 @@ import asyncio
 import hashlib
 import math
 import os
+import re
 import time
 import uuid
 from collections.abc import Hashable, Iterator, Sequence
@@ -56,6 +57,7 @@ Argument = str | bytes | int
 #: A consumer that waits looks by itself this often, should a token not reach it.
 _LONGEST_WAIT_S = 1.0
 _MAX_CONNECTIONS = 32
+_KEY = re.compile(r"\d{1,20}-\d{1,20}")
 _COUNTS = frozenset(field.name for field in fields(Measure))
 
 
@@ -284,6 +286,17 @@ class RedisStreamsBackend:
             Stored(key=key.decode(), message_id=values[b"i"].decode("utf-8", "replace"), body=values[b"b"])
             for key, values in found
         ]
+
+    async def find(self, channel: str, key: str) -> Stored | None:
+        """One entry of priority 0 by its key."""
+        if not _KEY.fullmatch(key):
+            return None
+        stream = f"{self._namespace}:c:{channel}:s:0"
+        with _mapped_errors():
+            found: Any = await self._redis.xrange(stream, key, key)
+        for _, values in found:
+            return Stored(key=key, message_id=values[b"i"].decode("utf-8", "replace"), body=values[b"b"])
+        return None
 
     async def remove(self, channel: str, key: str, *, then: Sequence[Entry] = ()) -> bool:
         """Remove one that was never handed out, and put what follows, in one step."""

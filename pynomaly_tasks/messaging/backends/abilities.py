@@ -1,0 +1,15 @@
+"""What each broker with a client library of its own can do: said here, so that asking needs no client library.
+
+Each is the ``capabilities`` of its class; the module of the class says how.
+"""
+
+from __future__ import annotations
+
+from pynomaly_tasks.messaging.capabilities import Capabilities, Support
+
+_N, _E = Support.NATIVE, Support.EMULATED
+
+SQS = Capabilities(
+    ack=_N, groups=_N, priority=_E, delay=_E, deduplication=_E, ttl=_E, dead_letters=_E, max_size=_E,
+    depth=_N, purge=_E, persistence=_N,
+)  # fmt: skip

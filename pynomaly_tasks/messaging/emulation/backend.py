@@ -1,0 +1,424 @@
+"""A `Backend` of any `PlainBroker`."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+from pynomaly_tasks.errors import BrokerUnavailable, MessagingClosed, Unavailable
+from pynomaly_tasks.messaging.backend import (
+    Catalog,
+    CatalogStale,
+    Entry,
+    Held,
+    Measure,
+    Outcome,
+    Put,
+    Settlement,
+    Stored,
+)
+from pynomaly_tasks.messaging.emulation.catalog import FRESH_S, CatalogCache
+from pynomaly_tasks.messaging.emulation.delays import Movers
+from pynomaly_tasks.messaging.emulation.head import Head, read_head
+from pynomaly_tasks.messaging.emulation.in_hand import Hands
+from pynomaly_tasks.messaging.emulation.lanes import LaneBook, lanes_of
+from pynomaly_tasks.messaging.emulation.windows import Windows
+from pynomaly_tasks.messaging.plain_broker import Item, LaneGone, Lying, PlainBroker, Taken
+from pynomaly_tasks.telemetry import get_logger
+
+log = get_logger(__name__)
+
+T = TypeVar("T")
+
+
+class EmulatedBackend:
+    """What the package's own page says, over one broker."""
+
+    def __init__(self, broker: PlainBroker) -> None:
+        self.name = broker.name
+        self.capabilities = broker.capabilities
+        self._broker = broker
+        self._is_open = False
+
+    async def open(self) -> None:
+        """Connect, and begin with nothing known."""
+        self._catalog = CatalogCache(self._broker)
+        self._lanes = LaneBook(self._broker, self._catalog)
+        self._movers = Movers(self._broker, self._delay_lanes, self._move)
+        self._windows = Windows()
+        self._hands = Hands()
+        self._counts: dict[str, Counter[str]] = defaultdict(Counter)
+        self._handled_s: defaultdict[str, float] = defaultdict(float)
+        await self._broker.open()
+        self._is_open = True
+
+    async def close(self) -> None:
+        """Give the connections back."""
+        if not self._is_open:
+            return
+        self._is_open = False
+        try:
+            for taken in await self._movers.stop():
+                await self._broker.release(taken)
+        except Unavailable as error:
+            log.warning("delayed_messages_not_released", error=str(error))
+        finally:
+            await self._broker.close()
+
+    async def ping(self) -> None:
+        """As the broker's."""
+        self._check_open()
+        await self._broker.ping()
+
+    async def read_catalog(self) -> Catalog:
+        """As the broker's, now."""
+        self._check_open()
+        return await self._catalog.read()
+
+    async def declare(self, name: str, record: bytes) -> bytes:
+        """As the broker's."""
+        self._check_open()
+        return await self._catalog.declare(name, record)
+
+    async def forget(self, name: str) -> bool:
+        """As the broker's."""
+        self._check_open()
+        return await self._catalog.forget(name)
+
+    async def put(self, entries: Sequence[Entry], *, catalog_version: int) -> list[Put]:
+        """Put what is no duplicate and finds room."""
+        self._check_open()
+        await self._catalog.check(catalog_version)
+        puts = [Put.DONE] * len(entries)
+        claimed = await self._claim(entries, puts)
+        sent: set[int] = set()
+        try:
+            await self._find_room(entries, puts)
+            chosen = [n for n, put in enumerate(puts) if put is Put.DONE]
+            await self._append([entries[n] for n in chosen], catalog_version)
+            sent.update(chosen)
+        finally:
+            for n in claimed:
+                entry = entries[n]
+                if n in sent:
+                    self._windows.keep(entry.channel, entry.deduplication_key, entry.deduplication_s)
+                else:
+                    self._windows.drop(entry.channel, entry.deduplication_key)
+        return puts
+
+    async def _claim(self, entries: Sequence[Entry], puts: list[Put]) -> list[int]:
+        """Mark the duplicates; the numbers of the others that have a key."""
+        claimed: list[int] = []
+        seen: set[tuple[str, str]] = set()
+        keyed = [n for n, entry in enumerate(entries) if entry.deduplication_key]
+        # In one order for all senders, so that no two wait for one another.
+        for n in sorted(keyed, key=lambda n: (entries[n].channel, entries[n].deduplication_key, n)):
+            entry = entries[n]
+            mark = (entry.channel, entry.deduplication_key)
+            if mark in seen or not await self._windows.claim(*mark):
+                puts[n] = Put.DUPLICATE
+            else:
+                claimed.append(n)
+            seen.add(mark)
+        return claimed
+
+    async def _find_room(self, entries: Sequence[Entry], puts: list[Put]) -> None:
+        """Mark what finds none."""
+        depths: dict[str, int] = {}
+        for n, entry in enumerate(entries):
+            if entry.max_size is None or puts[n] is not Put.DONE:
+                continue
+            if entry.channel not in depths:
+                depths[entry.channel] = (await self.measure(entry.channel)).depth
+            if depths[entry.channel] >= entry.max_size:
+                puts[n] = Put.FULL
+            else:
+                depths[entry.channel] += 1
+
+    async def _append(self, entries: Sequence[Entry], catalog_version: int | None = None) -> None:
+        now = time.time()
+        heads = [
+            Head(
+                message_id=entry.message_id,
+                priority=entry.priority,
+                sent_at=now,
+                due_at=now + entry.delay_s if entry.delay_s > 0 else 0.0,
+                expires_at=now + entry.ttl_s if entry.ttl_s is not None else 0.0,
+            )
+            for entry in entries
+        ]
+        await self._append_items(
+            [
+                self._lanes.place(entry.channel, head, entry.body, now)
+                for entry, head in zip(entries, heads, strict=True)
+            ],
+            {entry.channel for entry in entries},
+            catalog_version,
+        )
+        for entry in entries:
+            self._counts[entry.channel]["sent"] += 1
+
+    async def _append_items(
+        self, items: Sequence[Item], channels: set[str], catalog_version: int | None = None
+    ) -> None:
+        if not items:
+            return
+
+        async def append() -> None:
+            await self._lanes.make(dict.fromkeys(item.lane for item in items))
+            await self._broker.append(items)
+
+        await self._with_lanes(channels, append, catalog_version)
+
+    async def _with_lanes(
+        self, channels: set[str], action: Callable[[], Awaitable[T]], catalog_version: int | None = None
+    ) -> T:
+        """Do it; where a lane was removed by somebody, once more with lanes made anew, if that is right."""
+        try:
+            return await action()
+        except LaneGone:
+            for channel in channels:
+                self._lanes.forget(channel)
+            if catalog_version is not None and (await self._catalog.read()).version != catalog_version:
+                raise CatalogStale from None
+        try:
+            return await action()
+        except LaneGone as error:
+            raise BrokerUnavailable(
+                f"a place for the messages of {', '.join(sorted(channels))} was removed while it was used: {error}"
+            ) from error
+
+    async def take(
+        self,
+        channel: str,
+        *,
+        max_entries: int,
+        lease_s: float,
+        wait_s: float,
+        catalog_version: int,
+        lowest: bool = False,
+    ) -> list[Held]:
+        """Up to ``max_entries`` in order; looks at the catalog again every second."""
+        end = time.monotonic() + wait_s
+        while True:
+            self._check_open()
+            lanes = lanes_of(channel, await self._catalog.check(catalog_version))
+            if lanes.delay:
+                self._movers.want(channel)
+            main = lanes.lowest_first() if lowest else lanes.main
+            slice_s = max(0.0, min(end - time.monotonic(), FRESH_S))
+
+            async def take(main: Sequence[str] = main, slice_s: float = slice_s) -> list[Taken]:
+                await self._lanes.make(main)
+                return await self._broker.take(main, max_items=max_entries, lease_s=lease_s, wait_s=slice_s)
+
+            taken = await self._with_lanes({channel}, take, catalog_version)
+            held = await self._hold(channel, taken, lease_s)
+            if held or time.monotonic() >= end:
+                return held
+
+    async def _hold(self, channel: str, taken: Sequence[Taken], lease_s: float) -> list[Held]:
+        now, held = time.time(), []
+        for each in taken:
+            head, body = read_head(each.data)
+            if head.due_at > now:
+                await self._push_on(channel, each, head, body)
+                continue
+            fence = self._hands.add(channel, each, head, lease_s)
+            is_expired = 0.0 < head.expires_at <= now
+            self._counts[channel]["delivered"] += not is_expired
+            held.append(
+                Held(
+                    channel=channel,
+                    key=fence,
+                    fence=fence,
+                    message_id=head.message_id,
+                    body=body,
+                    priority=head.priority,
+                    n_deliveries=head.n_deliveries + each.n_earlier + 1,
+                    is_expired=is_expired,
+                )
+            )
+        return held
+
+    async def _push_on(self, channel: str, taken: Taken, head: Head, body: bytes) -> None:
+        """The broker's longest delay has passed, and the item's has not."""
+        await self._move(channel, [(head, body)])
+        await self._broker.acknowledge([taken])
+
+    async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
+        """What follows is appended first; then the acknowledgement."""
+        self._check_open()
+        answers = [self._hands.find(each.held) is not None for each in settlements]
+        await self._settle_first_what_follows(settlements, answers)
+        ours = [n for n, is_ours in enumerate(answers) if is_ours]
+        found = [self._hands.find(settlements[n].held) for n in ours]
+        acknowledged = await self._broker.acknowledge([each.taken for each in found if each is not None])
+        for n, is_ours in zip(ours, acknowledged, strict=True):
+            answers[n] = is_ours
+            self._hands.drop(settlements[n].held)
+            if is_ours:
+                self._count(settlements[n])
+        return answers
+
+    async def _settle_first_what_follows(
+        self, settlements: Sequence[Settlement], answers: list[bool]
+    ) -> None:
+        """Append it for those that are ours; asked before, so that a lost lease leaves no second copy."""
+        following = [n for n, each in enumerate(settlements) if answers[n] and (each.then or each.note)]
+        found = [self._hands.find(settlements[n].held) for n in following]
+        if not following:
+            return
+        still = await self._broker.extend(
+            [each.taken for each in found if each is not None], lease_s=_A_MOMENT_S
+        )
+        for n, is_ours in zip(following, still, strict=True):
+            answers[n] = is_ours
+            if not is_ours:
+                self._hands.drop(settlements[n].held)
+        await self._append([entry for n in following if answers[n] for entry in settlements[n].then])
+        for n in following:
+            note = settlements[n].note
+            if answers[n] and note is not None:
+                await self._broker.add_note(note)
+
+    def _count(self, settlement: Settlement) -> None:
+        channel = settlement.held.channel
+        self._counts[channel][settlement.outcome.value] += 1
+        if settlement.outcome is Outcome.ACKNOWLEDGED:
+            self._handled_s[channel] += settlement.handled_s
+
+    async def give_back(self, held: Held, *, delay_s: float, counted: bool) -> bool:
+        """Released where the broker then does what is asked; else appended in front, and acknowledged."""
+        self._check_open()
+        found = self._hands.find(held)
+        if found is None:
+            return False
+        traits = self._broker.traits
+        if delay_s <= 0 and traits.release_keeps_place and traits.release_counts == counted:
+            is_ours = await self._broker.release(found.taken)
+        else:
+            (is_ours,) = await self._broker.extend([found.taken], lease_s=_A_MOMENT_S)
+            if is_ours:
+                now = time.time()
+                head = replace(
+                    found.head,
+                    n_deliveries=held.n_deliveries - (not counted),
+                    is_front=True,
+                    due_at=now + delay_s if delay_s > 0 else 0.0,
+                )
+                await self._move(held.channel, [(head, held.body)])
+                (is_ours,) = await self._broker.acknowledge([found.taken])
+        self._hands.drop(held)
+        if is_ours and counted:
+            self._counts[held.channel]["requeued"] += 1
+        return is_ours
+
+    async def extend(self, held: Sequence[Held], *, lease_s: float) -> list[bool]:
+        """As the broker's."""
+        self._check_open()
+        found = [self._hands.find(each) for each in held]
+        known = [each for each in found if each is not None]
+        answers = iter(
+            await self._broker.extend([each.taken for each in known], lease_s=lease_s) if known else []
+        )
+        result = [each is not None and next(answers) for each in found]
+        self._hands.extended([each for each, is_ours in zip(held, result, strict=True) if is_ours], lease_s)
+        return result
+
+    async def purge(self, channel: str) -> int:
+        """Every lane's."""
+        self._check_open()
+        lanes = lanes_of(channel, await self._catalog.read())
+        await self._lanes.make(lanes.all)
+        moving = await self._movers.stop(channel)
+        n = sum(await self._broker.acknowledge(moving)) if moving else 0
+        for lane in lanes.all:
+            n += await self._broker.purge(lane)
+        self._counts[channel]["purged"] += n
+        return n
+
+    async def erase(self, channel: str) -> None:
+        """Its lanes, and what this process knows of it."""
+        self._check_open()
+        await self._movers.stop(channel)
+        await self._lanes.erase(channel)
+        self._windows.forget(channel)
+        self._hands.forget(channel)
+        self._counts.pop(channel, None)
+        self._handled_s.pop(channel, None)
+
+    async def measure(self, channel: str) -> Measure:
+        """What lies there as the broker says; what happened as this process counted."""
+        self._check_open()
+        lanes = lanes_of(channel, await self._catalog.recent())
+        await self._lanes.make(lanes.all)
+        main = [await self._broker.count(lane) for lane in lanes.main]
+        delay = [await self._broker.count(lane) for lane in lanes.delay]
+        in_flight = sum(each.held for each in main)
+        delayed = sum(each.waiting + each.held for each in delay)
+        return Measure(
+            depth=sum(each.waiting for each in main) + in_flight + delayed,
+            in_flight=in_flight,
+            delayed=delayed,
+            oldest_age_s=max((each.oldest_age_s for each in main), default=0.0),
+            handled_s=self._handled_s[channel],
+            **self._counts[channel],
+        )
+
+    async def browse(self, channel: str, *, after: str, limit: int) -> list[Stored]:
+        """Of the channel's first lane."""
+        self._check_open()
+        await self._lanes.make([channel])
+        return [_stored(each) for each in await self._broker.browse(channel, after=after, limit=limit)]
+
+    async def find(self, channel: str, key: str) -> Stored | None:
+        """Of the channel's first lane."""
+        self._check_open()
+        await self._lanes.make([channel])
+        found = await self._broker.find(channel, key)
+        return None if found is None else _stored(found)
+
+    async def remove(self, channel: str, key: str, *, then: Sequence[Entry] = ()) -> bool:
+        """What follows is appended first: a crash between leaves a copy, never a loss."""
+        self._check_open()
+        await self._lanes.make([channel])
+        if then and await self._broker.find(channel, key) is None:
+            return False
+        await self._append(then)
+        was_there = await self._broker.remove(channel, key)
+        self._counts[channel]["purged"] += was_there
+        return was_there
+
+    async def read_notes(self, key: str) -> frozenset[str]:
+        """As the broker's."""
+        self._check_open()
+        return await self._broker.read_notes(key)
+
+    async def _delay_lanes(self, channel: str) -> Sequence[str]:
+        lanes = lanes_of(channel, await self._catalog.recent()).delay
+        await self._lanes.make(lanes)
+        return lanes
+
+    async def _move(self, channel: str, moved: Sequence[tuple[Head, bytes]]) -> None:
+        now = time.time()
+        items = [self._lanes.place(channel, head, body, now) for head, body in moved]
+        await self._append_items(items, {channel})
+
+    def _check_open(self) -> None:
+        if not self._is_open:
+            raise MessagingClosed(
+                f"the {self.name} backend is not open; use it in `async with`, or call open()"
+            )
+
+
+#: Long enough for what follows to be appended before the lease ends.
+_A_MOMENT_S = 30.0
+
+
+def _stored(lying: Lying) -> Stored:
+    head, body = read_head(lying.data)
+    return Stored(key=lying.key, message_id=head.message_id, body=body)
