@@ -9,6 +9,10 @@ import time
 #: An id names directories and files, so it must not be a path.
 _JOB_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
 
+#: Of a UUID's last 80 bits: what is random, and the rest, version and variant.
+_CHANCE = 0x0FFF_3FFF_FFFF_FFFF_FFFF
+_VERSION_7 = 0x7000_8000_0000_0000_0000
+
 
 def is_job_id(text: str) -> bool:
     """Whether a job may have this id: letters, digits, ``_``, ``-`` and ``.``, at most 200, the first no mark."""
@@ -17,12 +21,8 @@ def is_job_id(text: str) -> bool:
 
 def new_id() -> str:
     """A UUID version 7 (RFC 9562): unique anywhere, and sorted by creation time to the millisecond."""
-    value = int.from_bytes(os.urandom(16), "big")
-    milliseconds = time.time_ns() // 1_000_000
-    value &= (1 << 80) - 1
-    value |= milliseconds << 80
-    value &= ~(0xF << 76) & ~(0x3 << 62)
-    value |= (0x7 << 76) | (0x2 << 62)
+    chance = int.from_bytes(os.urandom(10), "big") & _CHANCE
+    value = (time.time_ns() // 1_000_000) << 80 | chance | _VERSION_7
     # As str(UUID(int=value)) writes it, without the object: every event has an id.
     text = f"{value:032x}"
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 _VERSION = 1
 _DEFLATE, _FERNET = "deflate", "fernet"
 _TEXTS = ("id", "topic", "type", "correlation_id", "reply_to")
+_READ = (*_TEXTS, "headers", "priority", "delay_s", "ttl_s")
+_TEXT = frozenset({str})
+_PLAIN = frozenset({str, int, bool, type(None)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,13 +126,10 @@ class Codec:
                 "the checksum (sha256) does not match the payload: it was changed on its way"
             )
         try:
-            fields = {
-                name: head[name]
-                for name in (*_TEXTS, "headers", "priority", "delay_s", "ttl_s")
-                if name in head
-            }
-            guarantee = Guarantee(head.get("guarantee", Guarantee.AT_LEAST_ONCE.value))
-            return Message(payload=payload, guarantee=guarantee, queue=queue, **{"id": "", **fields})
+            fields = {name: head[name] for name in _READ if name in head}
+            if "guarantee" in head:
+                fields["guarantee"] = Guarantee(head["guarantee"])
+            return Message(payload=payload, queue=queue, **{"id": "", **fields})
         except (PynomalyError, ValueError) as error:
             raise UnreadableMessage(f"the envelope has a field that no message can have: {error}") from None
 
@@ -205,13 +205,18 @@ def _check_payload(payload: Any, max_depth: int) -> None:
     """What orjson would write as something else, or not read back: NaN as null, keys that are no text."""
     level: list[Any] = [payload]
     for _ in range(max_depth + 1):
+        # Most of a payload is text and whole numbers: one look at the types of a whole level.
+        if _PLAIN.issuperset(map(type, level)):
+            return
         following: list[Any] = []
         for value in level:
             kind = type(value)
+            if kind in _PLAIN:
+                continue
             if kind is dict:
-                for key in value:
-                    if type(key) is not str:
-                        raise InvalidMessage.of("payload", f"has the key {key!r:.40}; JSON's keys are text")
+                if not _TEXT.issuperset(map(type, value)):
+                    key = next(key for key in value if type(key) is not str)
+                    raise InvalidMessage.of("payload", f"has the key {key!r:.40}; JSON's keys are text")
                 following.extend(value.values())
             elif kind is list or kind is tuple:
                 following.extend(value)
@@ -222,15 +227,14 @@ def _check_payload(payload: Any, max_depth: int) -> None:
                     )
             elif kind is bytes or kind is bytearray:
                 raise InvalidMessage.of("payload", "holds bytes; JSON has none: send them as base64 text")
-            elif value is not None and kind not in (str, int, bool):
+            else:
                 raise InvalidMessage.of(
                     "payload",
                     f"holds a {kind.__name__}; only dict, list, str, int, float, bool and None are JSON",
                 )
-        if not following:
-            return
         level = following
-    raise InvalidMessage.of("payload", f"is nested deeper than {max_depth} levels; flatten it")
+    if level:
+        raise InvalidMessage.of("payload", f"is nested deeper than {max_depth} levels; flatten it")
 
 
 def _build_fernet(keys: Sequence[str]) -> MultiFernet:

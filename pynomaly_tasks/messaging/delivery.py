@@ -23,6 +23,17 @@ class Delivery:
     message now; in both nothing is changed. A delivery that is never settled comes again.
     """
 
+    __slots__ = (
+        "_held",
+        "_is_settled",
+        "_options",
+        "_received_at",
+        "_session",
+        "attempt",
+        "message",
+        "queue",
+    )
+
     def __init__(
         self, session: Session, held: Held, message: Message, options: QueueOptions, *, is_settled: bool
     ) -> None:

@@ -310,10 +310,10 @@ def _message(payload: Any, fields: Mapping[str, Any]) -> Message:
                 "topic", f"is {fields['topic']!r:.60}, and the message says {payload.topic!r:.60}"
             )
         return payload
-    unknown = sorted(set(fields) - set(Message.__dataclass_fields__))
-    if unknown:
+    if not fields.keys() <= Message.__dataclass_fields__.keys():
+        unknown = min(fields.keys() - Message.__dataclass_fields__.keys())
         raise InvalidMessage.of(
-            unknown[0], f"is no field of a message; they are {', '.join(Message.__dataclass_fields__)}"
+            unknown, f"is no field of a message; they are {', '.join(Message.__dataclass_fields__)}"
         )
     return Message(payload=payload, **fields)
 

@@ -49,13 +49,15 @@ class Message:
     def __post_init__(self) -> None:
         if self.topic:
             topic_segments(self.topic, "topic", InvalidMessage)
-        for name in ("queue", "type", "reply_to"):
-            if getattr(self, name) != "":
-                check_name(getattr(self, name), name, InvalidMessage)
-        for name in ("id", "correlation_id"):
-            value = getattr(self, name)
-            if not isinstance(value, str) or len(value) > MAX_NAME or not value.isprintable():
-                raise InvalidMessage.of(name, f"must be printable text of at most {MAX_NAME} characters")
+        if self.queue != "":
+            check_name(self.queue, "queue", InvalidMessage)
+        if self.type != "":
+            check_name(self.type, "type", InvalidMessage)
+        if self.reply_to != "":
+            check_name(self.reply_to, "reply_to", InvalidMessage)
+        _check_text("id", self.id)
+        if self.correlation_id != "":
+            _check_text("correlation_id", self.correlation_id)
         if not self.id:
             raise InvalidMessage.of("id", "is empty; leave it out to have one made")
         if type(self.priority) is not int or not 0 <= self.priority <= MAX_PRIORITY:
@@ -64,14 +66,20 @@ class Message:
             )
         if not isinstance(self.guarantee, Guarantee):
             raise InvalidMessage.of("guarantee", f"must be a Guarantee, not {self.guarantee!r:.40}")
-        _check_seconds("delay_s", self.delay_s, low=0.0)
-        _check_seconds("ttl_s", self.ttl_s, low=0.001)
-        _check_headers(self.headers)
+        if self.delay_s is not None:
+            _check_seconds("delay_s", self.delay_s, low=0.0)
+        if self.ttl_s is not None:
+            _check_seconds("ttl_s", self.ttl_s, low=0.001)
+        if self.headers != {}:
+            _check_headers(self.headers)
+
+
+def _check_text(name: str, value: object) -> None:
+    if not isinstance(value, str) or len(value) > MAX_NAME or not value.isprintable():
+        raise InvalidMessage.of(name, f"must be printable text of at most {MAX_NAME} characters")
 
 
 def _check_seconds(name: str, value: object, *, low: float) -> None:
-    if value is None:
-        return
     if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
         raise InvalidMessage.of(name, f"is {value!r:.40}; it must be a number of seconds")
     if not low <= value <= MAX_SECONDS:

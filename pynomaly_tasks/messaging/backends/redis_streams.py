@@ -12,8 +12,7 @@
 | persistence | native, as the server's own: with `appendfsync everysec` a power cut takes the last second |
 | replay | absent: what is settled is deleted |
 
-Each step is one Lua script (`redis_scripts/`), so a crash leaves it done or not begun. A command is
-sent once and never repeated by the client: a repeat after a lost answer would put entries twice.
+Each step is one Lua script (`redis_scripts/`), so a crash leaves it done or not begun.
 """
 
 from __future__ import annotations
@@ -25,21 +24,17 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Hashable, Sequence
 from dataclasses import fields
 from importlib.resources import files
 from typing import Any
 
-from redis.asyncio import ConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.asyncio import Redis
+from redis.exceptions import NoScriptError
 
 from pynomaly_tasks.errors import BrokerUnavailable, MessagingClosed
 from pynomaly_tasks.messaging.backend import (
     Catalog,
-    CatalogStale,
     Entry,
     Held,
     Measure,
@@ -49,6 +44,7 @@ from pynomaly_tasks.messaging.backend import (
     Stored,
 )
 from pynomaly_tasks.messaging.backends.coalescing import Coalescer
+from pynomaly_tasks.messaging.backends.redis_connections import answer, connect
 from pynomaly_tasks.messaging.capabilities import Capabilities, Support
 
 _N = Support.NATIVE
@@ -96,27 +92,17 @@ class RedisStreamsBackend:
             self._settle, lambda settlement: sum(len(entry.body) for entry in settlement.then)
         )
 
+    def _connect(self, max_connections: int) -> Redis:
+        return connect(self._url, connect_timeout_s=self._connect_timeout_s, max_connections=max_connections)
+
     async def open(self) -> None:
         """Connect, and forget consumers that died long ago."""
         if self._client is not None:
             return
         self._start_anew()
-        options: dict[str, Any] = {
-            "socket_connect_timeout": self._connect_timeout_s,
-            "retry": Retry(NoBackoff(), 0),
-            "socket_keepalive": True,
-        }
-        self._client = Redis(
-            connection_pool=ConnectionPool.from_url(
-                self._url, max_connections=4 * _MAX_CONNECTIONS, socket_timeout=self._timeout_s, **options
-            )
-        )  # fmt: skip
+        self._client = self._connect(4 * _MAX_CONNECTIONS)
         # Waiting consumers must not hold up those who have something to say.
-        self._waiting = Redis(
-            connection_pool=ConnectionPool.from_url(
-                self._url, max_connections=10_000, socket_timeout=self._timeout_s + _LONGEST_WAIT_S, **options
-            )
-        )
+        self._waiting = self._connect(10_000)
         try:
             await self.ping()
             for name in (await self.read_catalog()).records:
@@ -137,13 +123,11 @@ class RedisStreamsBackend:
 
     async def ping(self) -> None:
         """One round trip."""
-        with _mapped_errors():
-            await self._redis.ping()
+        await self._answer(self._redis.ping())
 
     async def read_catalog(self) -> Catalog:
         """All records."""
-        with _mapped_errors():
-            found: Any = await self._redis.hgetall(f"{self._namespace}:catalog")
+        found = await self._answer(self._redis.hgetall(f"{self._namespace}:catalog"))
         version = int(found.pop(b"", 0))
         return Catalog(version, {name.decode(): record for name, record in found.items()})
 
@@ -220,8 +204,8 @@ class RedisStreamsBackend:
         if self._waiting is None:
             raise _closed()
         try:
-            with _mapped_errors():
-                await self._waiting.blpop([f"{self._namespace}:c:{channel}:wake"], timeout=wait_s)
+            wake = self._waiting.blpop([f"{self._namespace}:c:{channel}:wake"], timeout=wait_s)
+            await self._answer(wake, wait_s)
         except BrokerUnavailable:
             if self._waiting is None:
                 raise _closed() from None
@@ -278,10 +262,8 @@ class RedisStreamsBackend:
 
     async def browse(self, channel: str, *, after: str, limit: int) -> list[Stored]:
         """Entries of priority 0, in order."""
-        with _mapped_errors():
-            found: Any = await self._redis.xrange(
-                f"{self._namespace}:c:{channel}:s:0", f"({after}" if after else "-", "+", count=limit
-            )
+        stream, start = f"{self._namespace}:c:{channel}:s:0", f"({after}" if after else "-"
+        found = await self._answer(self._redis.xrange(stream, start, "+", count=limit))
         return [
             Stored(key=key.decode(), message_id=values[b"i"].decode("utf-8", "replace"), body=values[b"b"])
             for key, values in found
@@ -292,9 +274,7 @@ class RedisStreamsBackend:
         if not _KEY.fullmatch(key):
             return None
         stream = f"{self._namespace}:c:{channel}:s:0"
-        with _mapped_errors():
-            found: Any = await self._redis.xrange(stream, key, key)
-        for _, values in found:
+        for _, values in await self._answer(self._redis.xrange(stream, key, key)):
             return Stored(key=key, message_id=values[b"i"].decode("utf-8", "replace"), body=values[b"b"])
         return None
 
@@ -307,8 +287,7 @@ class RedisStreamsBackend:
 
     async def read_notes(self, key: str) -> frozenset[str]:
         """The members noted under the key."""
-        with _mapped_errors():
-            members: Any = await self._redis.smembers(f"{self._namespace}:notes:{key}")
+        members = await self._answer(self._redis.smembers(f"{self._namespace}:notes:{key}"))
         return frozenset(member.decode() for member in members)
 
     @property
@@ -320,24 +299,13 @@ class RedisStreamsBackend:
     async def _run(self, step: str, *arguments: Argument) -> Any:
         source, sha = _SCRIPTS[step]
         async with self._slots:
-            with _mapped_errors():
-                try:
-                    return await self._redis.evalsha(sha, 1, self._namespace, *arguments)
-                except NoScriptError:
-                    return await self._redis.eval(source, 1, self._namespace, *arguments)
+            try:
+                return await self._answer(self._redis.evalsha(sha, 1, self._namespace, *arguments))
+            except NoScriptError:
+                return await self._answer(self._redis.eval(source, 1, self._namespace, *arguments))
 
-
-@contextmanager
-def _mapped_errors() -> Iterator[None]:
-    """The client's errors as ours."""
-    try:
-        yield
-    except ResponseError as error:
-        if str(error).startswith("STALE"):
-            raise CatalogStale from None
-        raise BrokerUnavailable(f"Redis refused: {error}") from error
-    except (RedisError, OSError) as error:
-        raise BrokerUnavailable(f"Redis gave no answer: {error}") from error
+    async def _answer(self, question: Awaitable[Any], waits_s: float = 0.0) -> Any:
+        return await answer(question, self._timeout_s + waits_s)
 
 
 def _closed() -> MessagingClosed:
