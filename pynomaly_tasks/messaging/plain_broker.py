@@ -60,6 +60,7 @@ class LaneCount:
 
     waiting: int = 0
     held: int = 0
+    delayed: int = 0  #: by the broker itself, and not among those that wait
     oldest_age_s: float = 0.0  #: 0 where the broker does not say
 
 

@@ -3,35 +3,31 @@
 from __future__ import annotations
 
 import time
-from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TypeVar
 
-from pynomaly_tasks.errors import BrokerUnavailable, MessagingClosed, Unavailable
+from pynomaly_tasks.errors import MessagingClosed, Unavailable
 from pynomaly_tasks.messaging.backend import (
     Catalog,
-    CatalogStale,
     Entry,
     Held,
     Measure,
-    Outcome,
     Put,
     Settlement,
     Stored,
 )
+from pynomaly_tasks.messaging.emulation.appending import Appender
 from pynomaly_tasks.messaging.emulation.catalog import FRESH_S, CatalogCache
+from pynomaly_tasks.messaging.emulation.counting import Tally
 from pynomaly_tasks.messaging.emulation.delays import Movers
 from pynomaly_tasks.messaging.emulation.head import Head, read_head
 from pynomaly_tasks.messaging.emulation.in_hand import Hands
 from pynomaly_tasks.messaging.emulation.lanes import LaneBook, lanes_of
 from pynomaly_tasks.messaging.emulation.windows import Windows
-from pynomaly_tasks.messaging.plain_broker import Item, LaneGone, Lying, PlainBroker, Taken
+from pynomaly_tasks.messaging.plain_broker import Lying, PlainBroker, Taken
 from pynomaly_tasks.telemetry import get_logger
 
 log = get_logger(__name__)
-
-T = TypeVar("T")
 
 
 class EmulatedBackend:
@@ -47,11 +43,11 @@ class EmulatedBackend:
         """Connect, and begin with nothing known."""
         self._catalog = CatalogCache(self._broker)
         self._lanes = LaneBook(self._broker, self._catalog)
-        self._movers = Movers(self._broker, self._delay_lanes, self._move)
+        self._tally = Tally(self._broker)
+        self._appender = Appender(self._broker, self._catalog, self._lanes, self._tally)
+        self._movers = Movers(self._broker, self._delay_lanes, self._appender.move)
         self._windows = Windows()
         self._hands = Hands()
-        self._counts: dict[str, Counter[str]] = defaultdict(Counter)
-        self._handled_s: defaultdict[str, float] = defaultdict(float)
         await self._broker.open()
         self._is_open = True
 
@@ -93,12 +89,13 @@ class EmulatedBackend:
         self._check_open()
         await self._catalog.check(catalog_version)
         puts = [Put.DONE] * len(entries)
-        claimed = await self._claim(entries, puts)
+        claimed: list[int] = []
         sent: set[int] = set()
         try:
+            await self._claim(entries, puts, claimed)
             await self._find_room(entries, puts)
             chosen = [n for n, put in enumerate(puts) if put is Put.DONE]
-            await self._append([entries[n] for n in chosen], catalog_version)
+            await self._appender.append([entries[n] for n in chosen], catalog_version)
             sent.update(chosen)
         finally:
             for n in claimed:
@@ -109,9 +106,8 @@ class EmulatedBackend:
                     self._windows.drop(entry.channel, entry.deduplication_key)
         return puts
 
-    async def _claim(self, entries: Sequence[Entry], puts: list[Put]) -> list[int]:
-        """Mark the duplicates; the numbers of the others that have a key."""
-        claimed: list[int] = []
+    async def _claim(self, entries: Sequence[Entry], puts: list[Put], claimed: list[int]) -> None:
+        """Mark the duplicates; note in ``claimed`` the numbers of the others that have a key."""
         seen: set[tuple[str, str]] = set()
         keyed = [n for n, entry in enumerate(entries) if entry.deduplication_key]
         # In one order for all senders, so that no two wait for one another.
@@ -123,7 +119,6 @@ class EmulatedBackend:
             else:
                 claimed.append(n)
             seen.add(mark)
-        return claimed
 
     async def _find_room(self, entries: Sequence[Entry], puts: list[Put]) -> None:
         """Mark what finds none."""
@@ -137,59 +132,6 @@ class EmulatedBackend:
                 puts[n] = Put.FULL
             else:
                 depths[entry.channel] += 1
-
-    async def _append(self, entries: Sequence[Entry], catalog_version: int | None = None) -> None:
-        now = time.time()
-        heads = [
-            Head(
-                message_id=entry.message_id,
-                priority=entry.priority,
-                sent_at=now,
-                due_at=now + entry.delay_s if entry.delay_s > 0 else 0.0,
-                expires_at=now + entry.ttl_s if entry.ttl_s is not None else 0.0,
-            )
-            for entry in entries
-        ]
-        await self._append_items(
-            [
-                self._lanes.place(entry.channel, head, entry.body, now)
-                for entry, head in zip(entries, heads, strict=True)
-            ],
-            {entry.channel for entry in entries},
-            catalog_version,
-        )
-        for entry in entries:
-            self._counts[entry.channel]["sent"] += 1
-
-    async def _append_items(
-        self, items: Sequence[Item], channels: set[str], catalog_version: int | None = None
-    ) -> None:
-        if not items:
-            return
-
-        async def append() -> None:
-            await self._lanes.make(dict.fromkeys(item.lane for item in items))
-            await self._broker.append(items)
-
-        await self._with_lanes(channels, append, catalog_version)
-
-    async def _with_lanes(
-        self, channels: set[str], action: Callable[[], Awaitable[T]], catalog_version: int | None = None
-    ) -> T:
-        """Do it; where a lane was removed by somebody, once more with lanes made anew, if that is right."""
-        try:
-            return await action()
-        except LaneGone:
-            for channel in channels:
-                self._lanes.forget(channel)
-            if catalog_version is not None and (await self._catalog.read()).version != catalog_version:
-                raise CatalogStale from None
-        try:
-            return await action()
-        except LaneGone as error:
-            raise BrokerUnavailable(
-                f"a place for the messages of {', '.join(sorted(channels))} was removed while it was used: {error}"
-            ) from error
 
     async def take(
         self,
@@ -215,7 +157,7 @@ class EmulatedBackend:
                 await self._lanes.make(main)
                 return await self._broker.take(main, max_items=max_entries, lease_s=lease_s, wait_s=slice_s)
 
-            taken = await self._with_lanes({channel}, take, catalog_version)
+            taken = await self._appender.with_lanes({channel}, take, catalog_version)
             held = await self._hold(channel, taken, lease_s)
             if held or time.monotonic() >= end:
                 return held
@@ -229,7 +171,7 @@ class EmulatedBackend:
                 continue
             fence = self._hands.add(channel, each, head, lease_s)
             is_expired = 0.0 < head.expires_at <= now
-            self._counts[channel]["delivered"] += not is_expired
+            self._tally.add(channel, "delivered", not is_expired)
             held.append(
                 Held(
                     channel=channel,
@@ -246,7 +188,7 @@ class EmulatedBackend:
 
     async def _push_on(self, channel: str, taken: Taken, head: Head, body: bytes) -> None:
         """The broker's longest delay has passed, and the item's has not."""
-        await self._move(channel, [(head, body)])
+        await self._appender.move(channel, [(head, body)])
         await self._broker.acknowledge([taken])
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
@@ -261,7 +203,7 @@ class EmulatedBackend:
             answers[n] = is_ours
             self._hands.drop(settlements[n].held)
             if is_ours:
-                self._count(settlements[n])
+                self._tally.settled(settlements[n])
         return answers
 
     async def _settle_first_what_follows(
@@ -279,17 +221,11 @@ class EmulatedBackend:
             answers[n] = is_ours
             if not is_ours:
                 self._hands.drop(settlements[n].held)
-        await self._append([entry for n in following if answers[n] for entry in settlements[n].then])
+        await self._appender.append([entry for n in following if answers[n] for entry in settlements[n].then])
         for n in following:
             note = settlements[n].note
             if answers[n] and note is not None:
                 await self._broker.add_note(note)
-
-    def _count(self, settlement: Settlement) -> None:
-        channel = settlement.held.channel
-        self._counts[channel][settlement.outcome.value] += 1
-        if settlement.outcome is Outcome.ACKNOWLEDGED:
-            self._handled_s[channel] += settlement.handled_s
 
     async def give_back(self, held: Held, *, delay_s: float, counted: bool) -> bool:
         """Released where the broker then does what is asked; else appended in front, and acknowledged."""
@@ -310,11 +246,11 @@ class EmulatedBackend:
                     is_front=True,
                     due_at=now + delay_s if delay_s > 0 else 0.0,
                 )
-                await self._move(held.channel, [(head, held.body)])
+                await self._appender.move(held.channel, [(head, held.body)])
                 (is_ours,) = await self._broker.acknowledge([found.taken])
         self._hands.drop(held)
         if is_ours and counted:
-            self._counts[held.channel]["requeued"] += 1
+            self._tally.add(held.channel, "requeued")
         return is_ours
 
     async def extend(self, held: Sequence[Held], *, lease_s: float) -> list[bool]:
@@ -338,7 +274,7 @@ class EmulatedBackend:
         n = sum(await self._broker.acknowledge(moving)) if moving else 0
         for lane in lanes.all:
             n += await self._broker.purge(lane)
-        self._counts[channel]["purged"] += n
+        self._tally.add(channel, "purged", n)
         return n
 
     async def erase(self, channel: str) -> None:
@@ -348,26 +284,14 @@ class EmulatedBackend:
         await self._lanes.erase(channel)
         self._windows.forget(channel)
         self._hands.forget(channel)
-        self._counts.pop(channel, None)
-        self._handled_s.pop(channel, None)
+        self._tally.forget(channel)
 
     async def measure(self, channel: str) -> Measure:
         """What lies there as the broker says; what happened as this process counted."""
         self._check_open()
         lanes = lanes_of(channel, await self._catalog.recent())
         await self._lanes.make(lanes.all)
-        main = [await self._broker.count(lane) for lane in lanes.main]
-        delay = [await self._broker.count(lane) for lane in lanes.delay]
-        in_flight = sum(each.held for each in main)
-        delayed = sum(each.waiting + each.held for each in delay)
-        return Measure(
-            depth=sum(each.waiting for each in main) + in_flight + delayed,
-            in_flight=in_flight,
-            delayed=delayed,
-            oldest_age_s=max((each.oldest_age_s for each in main), default=0.0),
-            handled_s=self._handled_s[channel],
-            **self._counts[channel],
-        )
+        return await self._tally.measure(channel, lanes)
 
     async def browse(self, channel: str, *, after: str, limit: int) -> list[Stored]:
         """Of the channel's first lane."""
@@ -388,9 +312,9 @@ class EmulatedBackend:
         await self._lanes.make([channel])
         if then and await self._broker.find(channel, key) is None:
             return False
-        await self._append(then)
+        await self._appender.append(then)
         was_there = await self._broker.remove(channel, key)
-        self._counts[channel]["purged"] += was_there
+        self._tally.add(channel, "purged", was_there)
         return was_there
 
     async def read_notes(self, key: str) -> frozenset[str]:
@@ -402,11 +326,6 @@ class EmulatedBackend:
         lanes = lanes_of(channel, await self._catalog.recent()).delay
         await self._lanes.make(lanes)
         return lanes
-
-    async def _move(self, channel: str, moved: Sequence[tuple[Head, bytes]]) -> None:
-        now = time.time()
-        items = [self._lanes.place(channel, head, body, now) for head, body in moved]
-        await self._append_items(items, {channel})
 
     def _check_open(self) -> None:
         if not self._is_open:
