@@ -68,6 +68,10 @@ def _embedded_file(directory: Path) -> Path | None:
     return file
 
 
+#: How the URL of the message queues begins, where the backend can tell.
+_BROKER_SCHEMES = {"redis_streams": ("redis", "rediss"), "kafka": ("kafka", "kafkas")}
+
+
 class Settings(BaseSettings):
     """Every setting, from ``PYNOMALY_<SECTION>__<FIELD>`` in the environment.
 
@@ -169,13 +173,18 @@ class Settings(BaseSettings):
             raise ValueError(
                 "messaging.backend is custom, so messaging.custom_module and messaging.custom_class must be set"
             )
-        if messaging.backend == "redis_streams" and messaging.url is not None:
-            scheme = urlsplit(messaging.url.get_secret_value()).scheme
-            if scheme not in {"redis", "rediss"}:
-                raise ValueError(
-                    f"messaging.url starts with {scheme}://, and messaging.backend is redis_streams; it must be "
-                    "redis:// or rediss://"
-                )
+        if messaging.url is None:
+            if messaging.backend not in {"memory", "redis_streams", "custom"}:
+                raise ValueError(f"messaging.backend is {messaging.backend}, so messaging.url must be set")
+            return
+        schemes = _BROKER_SCHEMES.get(messaging.backend, ())
+        scheme = urlsplit(messaging.url.get_secret_value()).scheme
+        if schemes and scheme not in schemes:
+            raise ValueError(
+                f"messaging.url starts with {scheme}://, and messaging.backend is {messaging.backend}; it must be "
+                + " or ".join(f"{each}://" for each in schemes)
+            )
+        if messaging.backend == "redis_streams":
             _check_port("messaging.url", messaging.url)
 
     def messaging_url(self) -> str:

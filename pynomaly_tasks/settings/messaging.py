@@ -12,9 +12,9 @@ from pynomaly_tasks.settings.section import Seconds, Section
 class MessagingSettings(Section):
     """Message queues of `pynomaly_tasks.messaging`, which stand beside the jobs."""
 
-    backend: Literal["memory", "redis_streams", "custom"] = Field(
+    backend: Literal["memory", "redis_streams", "kafka", "custom"] = Field(
         "redis_streams",
-        description="`memory`, `redis_streams`, or `custom` with the two settings below. `pynomaly messaging "
+        description="`memory`, `redis_streams`, `kafka`, or `custom` with the two settings below. `pynomaly messaging "
         "capabilities` says what each can do.",
     )
     custom_module: str | None = Field(
@@ -23,7 +23,7 @@ class MessagingSettings(Section):
     custom_class: str | None = Field(None, description="Its class; it is given the URL.")
     url: SecretStr | None = Field(
         None,
-        description="Broker. Unset: database 4 of `redis.url`.",
+        description="Broker, as docs/messaging.md says of each. Unset, with `redis_streams`: database 4 of `redis.url`.",
     )
     namespace: str = Field(
         "pynomaly:messaging",

@@ -9,7 +9,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from support.messaging import BrokerUnderTest, MemoryUnderTest, PlainMemoryUnderTest, RedisUnderTest
+from support.kafka_topics import unique_name
+from support.messaging import (
+    BrokerUnderTest,
+    KafkaUnderTest,
+    MemoryUnderTest,
+    PlainMemoryUnderTest,
+    RedisUnderTest,
+)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -22,7 +29,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     return True
 
 
-@pytest.fixture(params=["memory", "plain_memory", "redis_streams"])
+@pytest.fixture(params=["memory", "plain_memory", "redis_streams", "kafka"])
 def broker(request: pytest.FixtureRequest) -> Iterator[BrokerUnderTest]:
     """An empty broker; the test runs on each kind."""
     if request.param == "memory":
@@ -30,6 +37,10 @@ def broker(request: pytest.FixtureRequest) -> Iterator[BrokerUnderTest]:
         return
     if request.param == "plain_memory":
         yield PlainMemoryUnderTest()
+        return
+    if request.param == "kafka":
+        node = request.getfixturevalue("kafka")
+        yield KafkaUnderTest(f"kafka://{node.bootstrap}", namespace=unique_name("test"))
         return
     server = request.getfixturevalue("redis_server")
     yield RedisUnderTest(f"{server.url}/0", namespace=f"test:{uuid.uuid4().hex}")

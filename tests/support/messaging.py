@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, TypeVar
 
-from pynomaly_tasks.messaging import Backend, Delivery, QueueManager
+from pynomaly_tasks.messaging import Backend, Delivery, QueueManager, build_backend
 from pynomaly_tasks.messaging.backend import Entry
 from pynomaly_tasks.messaging.backends.memory import MemoryBackend
 from pynomaly_tasks.messaging.backends.memory_broker import MemoryBroker
@@ -58,6 +58,18 @@ class PlainMemoryUnderTest:
 
     def backend(self) -> Backend:
         return EmulatedBackend(PlainMemoryBroker(self.server))
+
+    def manager(self, **options: Any) -> QueueManager:
+        return QueueManager(self.backend(), **options)
+
+
+class KafkaUnderTest:
+    def __init__(self, url: str, *, namespace: str) -> None:
+        self.url = url
+        self.namespace = namespace
+
+    def backend(self) -> Backend:
+        return build_backend("kafka", self.url, namespace=self.namespace)
 
     def manager(self, **options: Any) -> QueueManager:
         return QueueManager(self.backend(), **options)

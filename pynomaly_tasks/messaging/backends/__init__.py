@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from pynomaly_tasks.errors import InvalidSettings
 from pynomaly_tasks.messaging.backend import Backend
+from pynomaly_tasks.messaging.backends import abilities
 from pynomaly_tasks.messaging.capabilities import Capabilities
 from pynomaly_tasks.messaging.emulation import EmulatedBackend
 
@@ -28,6 +29,7 @@ _HERE = "pynomaly_tasks.messaging.backends"
 _KNOWN = {
     "memory": _Known(module=f"{_HERE}.memory", class_name="MemoryBackend"),
     "redis_streams": _Known(module=f"{_HERE}.redis_streams", class_name="RedisStreamsBackend"),
+    "kafka": _Known(module=f"{_HERE}.kafka", class_name="KafkaBroker", capabilities=abilities.KAFKA),
 }
 BACKEND_NAMES = tuple(_KNOWN)
 

@@ -13,3 +13,8 @@ SQS = Capabilities(
     ack=_N, groups=_N, priority=_E, delay=_E, deduplication=_E, ttl=_E, dead_letters=_E, max_size=_E,
     depth=_N, purge=_E, persistence=_N,
 )  # fmt: skip
+
+KAFKA = Capabilities(
+    ack=_E, groups=_E, priority=_E, delay=_E, deduplication=_E, ttl=_E, dead_letters=_E, order=_N,
+    max_size=_E, confirmations=_E, depth=_E, purge=_E, persistence=_N,
+)  # fmt: skip
