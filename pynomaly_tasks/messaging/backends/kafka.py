@@ -36,7 +36,7 @@ from pynomaly_tasks.messaging.backend import Catalog, Note
 from pynomaly_tasks.messaging.backends.abilities import KAFKA
 from pynomaly_tasks.messaging.backends.kafka_address import KafkaAddress, find_hours, find_number, parse_url
 from pynomaly_tasks.messaging.backends.kafka_follower import Follower
-from pynomaly_tasks.messaging.backends.kafka_items import Items
+from pynomaly_tasks.messaging.backends.kafka_items import Items, Record
 from pynomaly_tasks.messaging.backends.kafka_keeper import Keeper
 from pynomaly_tasks.messaging.backends.kafka_ledger import Claimed, Lane
 from pynomaly_tasks.messaging.backends.kafka_wire import MAX_ITEM_BYTES, KafkaWire, TopicGone
@@ -102,15 +102,20 @@ class KafkaBroker:
         await self._wire.open()
         self._items = Items(self._wire, self._wake)
         self._follower = Follower(
-            self._wire, f"{self._prefix}.ledger", timeout_s=self._timeout_s, on_change=self._changed
+            self._wire,
+            f"{self._prefix}.ledger",
+            timeout_s=self._timeout_s,
+            on_change=self._changed,
+            shortens=self.can_delete_records,
         )
-        self._keeper = Keeper(self._wire, self._follower, self._topic, keep_s=self._keep_s)
+        self._keeper = Keeper(
+            self._wire, self._follower, self._topic, keep_s=self._keep_s, deletes=self.can_delete_records
+        )
         self._made: set[str] = set()
         self._is_open = True
         try:
             await self._follower.start()
-            if self.can_delete_records:
-                self._keeper.start()
+            self._keeper.start()
         except BaseException:
             await self.close()
             raise
@@ -246,10 +251,7 @@ class KafkaBroker:
         holes: list[Claimed] = []
         for name, lane, topic in found:
             mine = [(token, n) for token, n in claimed if token[0] == name and token[1] == lane.id]
-            try:
-                records = await self._items.read(topic, [token[2] for token, _ in mine])
-            except TopicGone as error:
-                raise LaneGone(f"Kafka has no topic {error}") from error
+            records = await self._read(topic, [token[2] for token, _ in mine])
             for token, n_earlier in mine:
                 record = records.get(token[2])
                 if record is None:
@@ -295,8 +297,8 @@ class KafkaBroker:
     async def purge(self, lane: str) -> int:
         """Settle what waits."""
         self._check_open()
+        await self._look([lane])
         found, topic = self._find(lane)
-        await self._items.look(topic)
         self._keeper.touched.add(lane)
         return int(await self._follower.command("purge", lane, found.id, self._items.end(topic)))
 
@@ -311,7 +313,7 @@ class KafkaBroker:
         n_waiting += len(found.open) - n_held
         age_s = 0.0
         if n_waiting or n_held:
-            first = await self._items.read(topic, [found.low])
+            first = await self._read(topic, [found.low])
             age_s = max([0.0, *((now_ms - each.timestamp_ms) / 1000 for each in first.values())])
         return LaneCount(waiting=n_waiting, held=n_held, oldest_age_s=age_s)
 
@@ -321,7 +323,7 @@ class KafkaBroker:
         await self._look([lane])
         found, topic = self._find(lane)
         offsets = found.lying(self._items.end(topic), int(after or 0), limit)
-        records = await self._items.read(topic, offsets)
+        records = await self._read(topic, offsets)
         return [_lying(records[at].offset, records[at].data) for at in offsets if at in records]
 
     async def find(self, lane: str, key: str) -> Lying | None:
@@ -334,8 +336,8 @@ class KafkaBroker:
     async def remove(self, lane: str, key: str) -> bool:
         """Settle one that nobody holds."""
         self._check_open()
+        await self._look([lane])
         found, topic = self._find(lane)
-        await self._items.look(topic)
         self._keeper.touched.add(lane)
         at, end = int(key) - 1, self._items.end(topic)
         return bool(await self._follower.command("drop", lane, found.id, at, end))
@@ -357,6 +359,12 @@ class KafkaBroker:
         if found is None:
             raise LaneGone(f"the ledger {self._prefix}.ledger has no lane {lane}")
         return found, self._topic(lane, found.id)
+
+    async def _read(self, topic: str, offsets: Sequence[int]) -> dict[int, Record]:
+        try:
+            return await self._items.read(topic, offsets)
+        except TopicGone as error:
+            raise LaneGone(f"Kafka has no topic {error}") from error
 
     def _topic(self, lane: str, lane_id: int) -> str:
         readable = re.sub(r"[^A-Za-z0-9._-]", "_", lane)[:120]

@@ -38,8 +38,10 @@ class Follower:
         timeout_s: float,
         on_change: Callable[[], None],
         snapshot_every: int = SNAPSHOT_EVERY,
+        shortens: bool = True,
     ) -> None:
-        """``on_change`` is called after the state changed."""
+        """``on_change`` is called after the state changed. ``shortens``: Kafka deletes what is asked for."""
+        self._shortens = shortens
         self.ledger = Ledger()
         self._wire = wire
         self._topic = topic
@@ -51,6 +53,7 @@ class Follower:
         self._answers: dict[int, asyncio.Future[Any]] = {}
         self._position = 0
         self._snapshot_at = 0  #: the newest snapshot holds what was before this offset
+        self.snapshot_ms = 0  #: when it was written, by the broker's time; 0: there is none
         self._first_at: int | None = None  #: where the log begins; a snapshot is looked for
         self._held_back: list[Any] = []
         self._reached: set[asyncio.Future[None]] = set()
@@ -98,7 +101,13 @@ class Follower:
     async def sync(self) -> None:
         """Until the state holds everything that was written before this call."""
         self._check()
-        end = await self._wire.end_offset(self._topic)
+        try:
+            end = await self._wire.end_offset(self._topic)
+        except TopicGone as error:
+            raise BrokerUnavailable(
+                f"Kafka at {self._wire.address.servers} has the ledger {self._topic} no more: "
+                "close and open the backend to begin anew"
+            ) from error
         deadline = time.monotonic() + self._timeout_s
         while self._position < end or self._first_at is not None:
             if time.monotonic() > deadline:
@@ -190,6 +199,7 @@ class Follower:
                         self._apply(each)
                 self._held_back = []
             self._snapshot_at = max(self._snapshot_at, as_of)
+            self.snapshot_ms = record.timestamp
         elif self._first_at is not None:
             self._held_back.append(record)
         else:
@@ -208,7 +218,7 @@ class Follower:
         n_since = record.offset - self._snapshot_at
         # Every process sees the same numbers: the one that wrote this record writes the snapshot.
         if n_since and n_since % self._snapshot_every == 0:
-            self._start(self._snapshot())
+            self._start(self.snapshot())
 
     def run_beside(self, step: str, *arguments: Any) -> None:
         """`command` whose answer nobody waits for."""
@@ -225,14 +235,15 @@ class Follower:
         self._side.add(task)
         task.add_done_callback(self._side.discard)
 
-    async def _snapshot(self) -> None:
-        # A task begins between two pieces that are read, so the state is that before the position.
+    async def snapshot(self) -> None:
+        """Write the state into the ledger, so that what was before the last one can be deleted."""
+        # Between two pieces that are read the state is that before the position.
         state = self.ledger.to_snapshot()
         record = orjson.dumps([self._writer, 0, "snapshot", self._position, state])
         before = self._snapshot_at
         try:
             await self._wire.send([(self._topic, record)])
-            if before:
+            if before and self._shortens:
                 # Not up to the new one: whoever is a little behind goes on reading.
                 await self._wire.delete_before(self._topic, before)
         except BrokerUnavailable as error:

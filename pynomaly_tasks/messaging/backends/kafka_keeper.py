@@ -1,4 +1,4 @@
-"""Deletes from Kafka's topics what is settled and older than it can be replayed."""
+"""Deletes from Kafka's topics what is settled and older than it can be replayed, and keeps the ledger readable."""
 
 from __future__ import annotations
 
@@ -16,19 +16,29 @@ from pynomaly_tasks.telemetry import get_logger
 log = get_logger(__name__)
 
 _EVERY_S = 60.0
+#: Where Kafka deletes by age, a snapshot must be younger than that.
+SNAPSHOT_EVERY_S = 3_600.0
 
 
 class Keeper:
     """Looks once a minute at the lanes that this process settled something in."""
 
     def __init__(
-        self, wire: KafkaWire, follower: Follower, topic_of: Callable[[str, int], str], *, keep_s: float
+        self,
+        wire: KafkaWire,
+        follower: Follower,
+        topic_of: Callable[[str, int], str],
+        *,
+        keep_s: float,
+        deletes: bool,
     ) -> None:
+        """``deletes``: Kafka deletes what is asked for."""
         self.touched: set[str] = set()
         self._wire = wire
         self._follower = follower
         self._topic_of = topic_of
         self._keep_s = keep_s
+        self._deletes = deletes
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -46,7 +56,15 @@ class Keeper:
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(_EVERY_S)
-            await self.tidy()
+            if self._deletes:
+                await self.tidy()
+            await self.refresh()
+
+    async def refresh(self) -> None:
+        """Write a snapshot where the newest one is old."""
+        age_s = (self._follower.now_ms() - self._follower.snapshot_ms) / 1000
+        if age_s > SNAPSHOT_EVERY_S:
+            await self._follower.snapshot()
 
     async def tidy(self) -> None:
         """Delete now what may be."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -14,10 +15,16 @@ from aiokafka.admin.records_to_delete import RecordsToDelete
 from aiokafka.client import ConnectionGroup
 from aiokafka.consumer.fetcher import READ_COMMITTED, PartitionRecords
 from aiokafka.errors import (
+    KafkaConnectionError,
     KafkaError,
     LeaderNotAvailableError,
+    MessageSizeTooLargeError,
+    NodeNotReadyError,
     NoError,
     OffsetOutOfRangeError,
+    RecordListTooLargeError,
+    RequestTimedOutError,
+    StaleMetadata,
     TopicAlreadyExistsError,
     UnknownTopicOrPartitionError,
     for_code,
@@ -27,7 +34,7 @@ from aiokafka.protocol.offset import OffsetRequest
 from aiokafka.record.default_records import _DefaultRecordBatchPy
 from aiokafka.record.memory_records import MemoryRecords, _MemoryRecordsPy
 
-from pynomaly_tasks.errors import BrokerUnavailable, MessagingClosed
+from pynomaly_tasks.errors import BrokerUnavailable, InvalidMessage, MessagingClosed
 from pynomaly_tasks.messaging.backends.kafka_address import KafkaAddress
 
 #: Of one item with its head: a payload of the default limit, encrypted and in base64, is smaller.
@@ -37,6 +44,8 @@ _BATCH_BYTES = 524_288
 _BACKOFF_MS = 50
 _CLOSE_TIMEOUT_S = 1.0
 _LATEST, _EARLIEST = -1, -2
+#: A connection that broke is made again for so long before it is told.
+_RECONNECT_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +132,15 @@ class KafkaWire:
             while client.cluster.leader_for_partition(TopicPartition(topic, 0)) in (None, -1):
                 await client.force_metadata_update()
                 await asyncio.sleep(0.005)
+            while not await self._serves(topic):
+                await asyncio.sleep(0.005)
+
+    async def _serves(self, topic: str) -> bool:
+        try:
+            await self.end_offset(topic)
+        except TopicGone:  # its leader has not heard of it yet
+            return False
+        return True
 
     async def delete_topic(self, topic: str) -> None:
         """Delete it; that there is none is fine."""
@@ -163,6 +181,12 @@ class KafkaWire:
                 return [future.result().offset for future in futures]
         except asyncio.CancelledError:
             raise  # it may be written or not; those beside it go on
+        except (MessageSizeTooLargeError, RecordListTooLargeError) as error:
+            self.discard_producer()
+            largest = max(len(value) for _, value in records)
+            raise InvalidMessage.of(
+                "payload", f"makes {largest:,} bytes, which is more than the broker takes in one message"
+            ) from error
         except BaseException:
             # What was sent may be taken later, and aiokafka's sequence numbers are spent.
             self.discard_producer()
@@ -211,15 +235,11 @@ class KafkaWire:
         A call that waits needs a ``group``, a connection of its own: Kafka answers one after the other.
         Raises OffsetOutOfRangeError, TopicGone and BrokerUnavailable.
         """
-        client = self._client
         partition = TopicPartition(topic, 0)
+        wanted = [(topic, [(0, offset, max_bytes)])]
+        request = FetchRequest(int(wait_s * 1000), 1, max_bytes, READ_COMMITTED, wanted)
         async with self._mapped_errors(self._timeout_s + wait_s):
-            leader = await self._leader(partition)
-            wanted = [(topic, [(0, offset, max_bytes)])]
-            request = FetchRequest(int(wait_s * 1000), 1, max_bytes, READ_COMMITTED, wanted)
-            response = await client.send(leader, request, group=group)
-            ((_, ((_, code, end, *rest),)),) = response.topics
-            self._check(code, topic)
+            response, (end, *rest) = await self._ask_leader(partition, request, group)
             aborted = rest[2] if response.API_VERSION >= 5 else rest[1]
             try:
                 found = PartitionRecords(
@@ -247,14 +267,36 @@ class KafkaWire:
         return None if offset < 0 else offset
 
     async def _offset(self, topic: str, timestamp_ms: int) -> int:
-        client = self._client
+        request = OffsetRequest(-1, READ_COMMITTED, [(topic, [(0, timestamp_ms)])])
         async with self._mapped_errors():
-            leader = await self._leader(TopicPartition(topic, 0))
-            request = OffsetRequest(-1, READ_COMMITTED, [(topic, [(0, timestamp_ms)])])
-            response = await client.send(leader, request)
-            ((_, ((_, code, *rest),)),) = response.topics
-            self._check(code, topic)
-        return int(rest[1])
+            _, (_, offset) = await self._ask_leader(TopicPartition(topic, 0), request)
+        return int(offset)
+
+    async def _ask_leader(
+        self, partition: TopicPartition, request: Any, group: Hashable = ConnectionGroup.DEFAULT
+    ) -> tuple[Any, list[Any]]:
+        """The answer, and what it says of the partition. Asks again until somebody leads it."""
+        cut_off_until = time.monotonic() + min(_RECONNECT_S, self._timeout_s)
+        while True:
+            try:
+                leader = await self._leader(partition)
+                response = await self._client.send(leader, request, group=group)
+                ((_, ((_, code, *rest),)),) = response.topics
+                if code:
+                    raise for_code(code)(partition.topic)
+            except UnknownTopicOrPartitionError as error:
+                raise TopicGone(partition.topic) from error
+            except (KafkaConnectionError, NodeNotReadyError, StaleMetadata):
+                if time.monotonic() > cut_off_until:
+                    raise
+            except KafkaError as error:
+                if not error.retriable or isinstance(error, RequestTimedOutError):
+                    raise
+                if error.invalid_metadata:
+                    self._client.force_metadata_update()
+            else:
+                return response, rest
+            await asyncio.sleep(_BACKOFF_MS / 1000)
 
     async def _leader(self, partition: TopicPartition) -> Any:
         client = self._client
@@ -269,22 +311,12 @@ class KafkaWire:
             raise LeaderNotAvailableError(f"nobody leads {partition.topic}")
         return leader
 
-    def _check(self, code: int, topic: str) -> None:
-        error = for_code(code)
-        if error is NoError:
-            return
-        if error is UnknownTopicOrPartitionError:
-            raise TopicGone(topic)
-        if error.invalid_metadata:
-            self._client.force_metadata_update()
-        raise error(topic)
-
     @asynccontextmanager
     async def _mapped_errors(self, timeout_s: float | None = None) -> AsyncIterator[None]:
         try:
             async with asyncio.timeout(self._timeout_s if timeout_s is None else timeout_s):
                 yield
-        except (OffsetOutOfRangeError, TopicGone):
+        except (OffsetOutOfRangeError, TopicGone, MessageSizeTooLargeError, RecordListTooLargeError):
             raise
         except (KafkaError, OSError) as error:
             why = (
