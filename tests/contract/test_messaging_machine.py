@@ -211,7 +211,7 @@ class QueueMachine(RuleBasedStateMachine):
     @rule()
     def server_forgets_its_scripts(self) -> None:
         if isinstance(self.broker, RedisUnderTest):
-            self.run(self.managers[0].backend._redis.script_flush())  # type: ignore[attr-defined]
+            self.run(self.managers[0].backend._ask("SCRIPT", "FLUSH"))  # type: ignore[attr-defined]
 
     @precondition(lambda self: len(self.waiting) > 5)
     @rule()

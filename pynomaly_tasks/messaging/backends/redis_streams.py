@@ -24,15 +24,13 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import fields
 from importlib.resources import files
 from typing import Any
 
-from redis.asyncio import Redis
 from redis.exceptions import NoScriptError
 
-from pynomaly_tasks.errors import BrokerUnavailable, MessagingClosed
 from pynomaly_tasks.messaging.backend import (
     Catalog,
     Entry,
@@ -44,7 +42,7 @@ from pynomaly_tasks.messaging.backend import (
     Stored,
 )
 from pynomaly_tasks.messaging.backends.coalescing import Coalescer
-from pynomaly_tasks.messaging.backends.redis_connections import answer, connect
+from pynomaly_tasks.messaging.backends.redis_connections import RedisConnections, closed
 from pynomaly_tasks.messaging.capabilities import Capabilities, Support
 
 _N = Support.NATIVE
@@ -52,7 +50,8 @@ Argument = str | bytes | int
 
 #: A consumer that waits looks by itself this often, should a token not reach it.
 _LONGEST_WAIT_S = 1.0
-_MAX_CONNECTIONS = 32
+#: On their way at once; those of consumers that wait come on top.
+_MAX_COMMANDS = 32
 _KEY = re.compile(r"\d{1,20}-\d{1,20}")
 _COUNTS = frozenset(field.name for field in fields(Measure))
 
@@ -80,29 +79,25 @@ class RedisStreamsBackend:
         self._connect_timeout_s = connect_timeout_s
         self._timeout_s = timeout_s
         self._consumer = f"{os.getpid()}-{uuid.uuid4().hex[:12]}"
-        self._client: Redis | None = None
-        self._waiting: Redis | None = None
+        self._connections: RedisConnections | None = None
         self._start_anew()
 
     def _start_anew(self) -> None:
         """What belongs to one event loop."""
-        self._slots = asyncio.Semaphore(_MAX_CONNECTIONS)
+        self._slots = asyncio.Semaphore(_MAX_COMMANDS)
         self._puts = Coalescer(self._put, lambda entry: len(entry.body))
         self._settlements = Coalescer(
             self._settle, lambda settlement: sum(len(entry.body) for entry in settlement.then)
         )
 
-    def _connect(self, max_connections: int) -> Redis:
-        return connect(self._url, connect_timeout_s=self._connect_timeout_s, max_connections=max_connections)
-
     async def open(self) -> None:
         """Connect, and forget consumers that died long ago."""
-        if self._client is not None:
+        if self._connections is not None:
             return
         self._start_anew()
-        self._client = self._connect(4 * _MAX_CONNECTIONS)
-        # Waiting consumers must not hold up those who have something to say.
-        self._waiting = self._connect(10_000)
+        self._connections = RedisConnections(
+            self._url, connect_timeout_s=self._connect_timeout_s, timeout_s=self._timeout_s
+        )
         try:
             await self.ping()
             for name in (await self.read_catalog()).records:
@@ -115,19 +110,17 @@ class RedisStreamsBackend:
 
     async def close(self) -> None:
         """Give the connections back."""
-        clients, self._client, self._waiting = (self._client, self._waiting), None, None
-        for client in clients:
-            if client is not None:
-                await client.aclose()
-                await client.connection_pool.disconnect()
+        connections, self._connections = self._connections, None
+        if connections is not None:
+            await connections.close()
 
     async def ping(self) -> None:
         """One round trip."""
-        await self._answer(self._redis.ping())
+        await self._ask("PING")
 
     async def read_catalog(self) -> Catalog:
         """All records."""
-        found = await self._answer(self._redis.hgetall(f"{self._namespace}:catalog"))
+        found = _pairs(await self._ask("HGETALL", f"{self._namespace}:catalog"))
         version = int(found.pop(b"", 0))
         return Catalog(version, {name.decode(): record for name, record in found.items()})
 
@@ -201,15 +194,7 @@ class RedisStreamsBackend:
             # The server knows no shorter wait than about this, and 0 would be for ever.
             await asyncio.sleep(0.001)
             return
-        if self._waiting is None:
-            raise _closed()
-        try:
-            wake = self._waiting.blpop([f"{self._namespace}:c:{channel}:wake"], timeout=wait_s)
-            await self._answer(wake, wait_s)
-        except BrokerUnavailable:
-            if self._waiting is None:
-                raise _closed() from None
-            raise
+        await self._ask("BLPOP", f"{self._namespace}:c:{channel}:wake", f"{wait_s:.3f}", waits_s=wait_s)
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
         """End them, each with what follows from it, in one step."""
@@ -263,20 +248,16 @@ class RedisStreamsBackend:
     async def browse(self, channel: str, *, after: str, limit: int) -> list[Stored]:
         """Entries of priority 0, in order."""
         stream, start = f"{self._namespace}:c:{channel}:s:0", f"({after}" if after else "-"
-        found = await self._answer(self._redis.xrange(stream, start, "+", count=limit))
-        return [
-            Stored(key=key.decode(), message_id=values[b"i"].decode("utf-8", "replace"), body=values[b"b"])
-            for key, values in found
-        ]
+        found = await self._ask("XRANGE", stream, start, "+", "COUNT", limit)
+        return [_stored(key, fields) for key, fields in found]
 
     async def find(self, channel: str, key: str) -> Stored | None:
         """One entry of priority 0 by its key."""
         if not _KEY.fullmatch(key):
             return None
         stream = f"{self._namespace}:c:{channel}:s:0"
-        for _, values in await self._answer(self._redis.xrange(stream, key, key)):
-            return Stored(key=key, message_id=values[b"i"].decode("utf-8", "replace"), body=values[b"b"])
-        return None
+        found = await self._ask("XRANGE", stream, key, key)
+        return _stored(*found[0]) if found else None
 
     async def remove(self, channel: str, key: str, *, then: Sequence[Entry] = ()) -> bool:
         """Remove one that was never handed out, and put what follows, in one step."""
@@ -287,29 +268,30 @@ class RedisStreamsBackend:
 
     async def read_notes(self, key: str) -> frozenset[str]:
         """The members noted under the key."""
-        members = await self._answer(self._redis.smembers(f"{self._namespace}:notes:{key}"))
+        members = await self._ask("SMEMBERS", f"{self._namespace}:notes:{key}")
         return frozenset(member.decode() for member in members)
-
-    @property
-    def _redis(self) -> Redis:
-        if self._client is None:
-            raise _closed()
-        return self._client
 
     async def _run(self, step: str, *arguments: Argument) -> Any:
         source, sha = _SCRIPTS[step]
         async with self._slots:
             try:
-                return await self._answer(self._redis.evalsha(sha, 1, self._namespace, *arguments))
+                return await self._ask("EVALSHA", sha, 1, self._namespace, *arguments)
             except NoScriptError:
-                return await self._answer(self._redis.eval(source, 1, self._namespace, *arguments))
+                return await self._ask("EVAL", source, 1, self._namespace, *arguments)
 
-    async def _answer(self, question: Awaitable[Any], waits_s: float = 0.0) -> Any:
-        return await answer(question, self._timeout_s + waits_s)
+    async def _ask(self, *command: Argument, waits_s: float = 0.0) -> Any:
+        if self._connections is None:
+            raise closed()
+        return await self._connections.ask(*command, waits_s=waits_s)
 
 
-def _closed() -> MessagingClosed:
-    return MessagingClosed("the Redis backend is not open; use it in `async with`, or call open()")
+def _stored(key: bytes, fields: Sequence[bytes]) -> Stored:
+    values = _pairs(fields)
+    return Stored(key=key.decode(), message_id=values[b"i"].decode("utf-8", "replace"), body=values[b"b"])
+
+
+def _pairs(flat: Sequence[bytes]) -> dict[bytes, bytes]:
+    return dict(zip(flat[::2], flat[1::2], strict=True))
 
 
 def _ms(seconds: float) -> int:
