@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from pynomaly_tasks.errors import PynomalyError
 from pynomaly_tasks.messaging.backend import Catalog, Note
@@ -28,10 +28,14 @@ class LaneGone(PynomalyError):
 class Traits:
     """What a broker does beyond the least; decides what is emulated."""
 
-    longest_delay_s: float = 0.0  #: that it delays an item by itself; 0: it cannot
+    longest_delay_s: float = 0.0  #: that it delays an item by itself, and not before it; 0: it cannot
+    delays_in_place: bool = (
+        False  #: a delayed item lies in the lane that it is due in, and blocks nobody there
+    )
     has_priorities: bool = False  #: it hands out the items of one lane by their priority, 0 to 255
     release_keeps_place: bool = False  #: what is released comes before what was appended later
     release_counts: bool = True  #: what is released comes with a higher `Taken.n_earlier`
+    max_item_bytes: int | None = None  #: that it takes; of what is sent, and dead letters are a third larger
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,3 +150,11 @@ class PlainBroker(Protocol):
 
     async def read_notes(self, key: str) -> frozenset[str]:
         """The members noted under the key."""
+
+
+@runtime_checkable
+class TakesLowest(Protocol):
+    """A `PlainBroker` with `Traits.has_priorities` that can also take from the other end of a lane."""
+
+    async def take_lowest(self, lane: str, *, max_items: int, lease_s: float) -> list[Taken]:
+        """As `take` without a wait, from the lowest priority on, in order within it."""

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-from pynomaly_tasks.errors import MessagingClosed, Unavailable
+from pynomaly_tasks.errors import InvalidMessage, MessagingClosed, Unavailable
 from pynomaly_tasks.messaging.backend import (
     Catalog,
     Entry,
@@ -20,11 +20,11 @@ from pynomaly_tasks.messaging.emulation.appending import Appender
 from pynomaly_tasks.messaging.emulation.catalog import FRESH_S, CatalogCache
 from pynomaly_tasks.messaging.emulation.counting import Tally
 from pynomaly_tasks.messaging.emulation.delays import Movers
-from pynomaly_tasks.messaging.emulation.head import Head, read_head
+from pynomaly_tasks.messaging.emulation.head import read_head
 from pynomaly_tasks.messaging.emulation.in_hand import Hands
-from pynomaly_tasks.messaging.emulation.lanes import LaneBook, lanes_of
+from pynomaly_tasks.messaging.emulation.lanes import LaneBook, lanes_of, split_lane
 from pynomaly_tasks.messaging.emulation.windows import Windows
-from pynomaly_tasks.messaging.plain_broker import Lying, PlainBroker, Taken
+from pynomaly_tasks.messaging.plain_broker import Lying, PlainBroker, Taken, TakesLowest
 from pynomaly_tasks.telemetry import get_logger
 
 log = get_logger(__name__)
@@ -36,6 +36,7 @@ class EmulatedBackend:
     def __init__(self, broker: PlainBroker) -> None:
         self.name = broker.name
         self.capabilities = broker.capabilities
+        self.traits = broker.traits
         self._broker = broker
         self._is_open = False
 
@@ -45,7 +46,7 @@ class EmulatedBackend:
         self._lanes = LaneBook(self._broker, self._catalog)
         self._tally = Tally(self._broker)
         self._appender = Appender(self._broker, self._catalog, self._lanes, self._tally)
-        self._movers = Movers(self._broker, self._delay_lanes, self._appender.move)
+        self._movers = Movers(self._broker, self._delay_lanes, self._appender.move, self._lanes.forget)
         self._windows = Windows()
         self._hands = Hands()
         await self._broker.open()
@@ -87,6 +88,7 @@ class EmulatedBackend:
     async def put(self, entries: Sequence[Entry], *, catalog_version: int) -> list[Put]:
         """Put what is no duplicate and finds room."""
         self._check_open()
+        self._check_sizes(entries)
         await self._catalog.check(catalog_version)
         puts = [Put.DONE] * len(entries)
         claimed: list[int] = []
@@ -105,6 +107,16 @@ class EmulatedBackend:
                 else:
                     self._windows.drop(entry.channel, entry.deduplication_key)
         return puts
+
+    def _check_sizes(self, entries: Sequence[Entry]) -> None:
+        limit = self.traits.max_item_bytes
+        for entry in entries:
+            if limit is not None and len(entry.body) > limit:
+                raise InvalidMessage.of(
+                    "payload",
+                    f"makes a message of {len(entry.body):,} bytes, and {self.name} takes {limit:,}: keep the data "
+                    "in a file or a database and send where it lies, or have payloads compressed",
+                )
 
     async def _claim(self, entries: Sequence[Entry], puts: list[Put], claimed: list[int]) -> None:
         """Mark the duplicates; note in ``claimed`` the numbers of the others that have a key."""
@@ -155,20 +167,19 @@ class EmulatedBackend:
 
             async def take(main: Sequence[str] = main, slice_s: float = slice_s) -> list[Taken]:
                 await self._lanes.make(main)
+                if lowest and isinstance(self._broker, TakesLowest):
+                    return await self._broker.take_lowest(channel, max_items=max_entries, lease_s=lease_s)
                 return await self._broker.take(main, max_items=max_entries, lease_s=lease_s, wait_s=slice_s)
 
             taken = await self._appender.with_lanes({channel}, take, catalog_version)
-            held = await self._hold(channel, taken, lease_s)
+            held = self._hold(channel, taken, lease_s)
             if held or time.monotonic() >= end:
                 return held
 
-    async def _hold(self, channel: str, taken: Sequence[Taken], lease_s: float) -> list[Held]:
+    def _hold(self, channel: str, taken: Sequence[Taken], lease_s: float) -> list[Held]:
         now, held = time.time(), []
         for each in taken:
             head, body = read_head(each.data)
-            if head.due_at > now:
-                await self._push_on(channel, each, head, body)
-                continue
             fence = self._hands.add(channel, each, head, lease_s)
             is_expired = 0.0 < head.expires_at <= now
             self._tally.add(channel, "delivered", not is_expired)
@@ -185,11 +196,6 @@ class EmulatedBackend:
                 )
             )
         return held
-
-    async def _push_on(self, channel: str, taken: Taken, head: Head, body: bytes) -> None:
-        """The broker's longest delay has passed, and the item's has not."""
-        await self._appender.move(channel, [(head, body)])
-        await self._broker.acknowledge([taken])
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
         """What follows is appended first; then the acknowledgement."""
@@ -233,7 +239,7 @@ class EmulatedBackend:
         found = self._hands.find(held)
         if found is None:
             return False
-        traits = self._broker.traits
+        traits = self.traits
         if delay_s <= 0 and traits.release_keeps_place and traits.release_counts == counted:
             is_ours = await self._broker.release(found.taken)
         else:
@@ -273,9 +279,18 @@ class EmulatedBackend:
         moving = await self._movers.stop(channel)
         n = sum(await self._broker.acknowledge(moving)) if moving else 0
         for lane in lanes.all:
-            n += await self._broker.purge(lane)
+            n += await self._purge(lane)
         self._tally.add(channel, "purged", n)
         return n
+
+    async def _purge(self, lane: str) -> int:
+        if not self.traits.longest_delay_s or not split_lane(lane)[1].startswith("d"):
+            return await self._broker.purge(lane)
+        # What the broker delays cannot be taken out of the lane; it is made anew when it is needed.
+        count = await self._broker.count(lane)
+        await self._broker.erase_lane(lane)
+        self._lanes.forget(split_lane(lane)[0])
+        return count.waiting + count.held + count.delayed
 
     async def erase(self, channel: str) -> None:
         """Its lanes, and what this process knows of it."""

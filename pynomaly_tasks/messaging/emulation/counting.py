@@ -37,7 +37,9 @@ class Tally:
         main = [await self._broker.count(lane) for lane in lanes.main]
         delay = [await self._broker.count(lane) for lane in lanes.delay]
         in_flight = sum(each.held for each in main)
-        delayed = sum(each.delayed for each in main) + sum(each.waiting + each.held for each in delay)
+        delayed = sum(each.delayed for each in main) + sum(
+            each.waiting + each.held + each.delayed for each in delay
+        )
         return Measure(
             depth=sum(each.waiting for each in main) + in_flight + delayed,
             in_flight=in_flight,

@@ -8,6 +8,9 @@ move is appended before the old one is acknowledged; a crash between leaves a co
 Items move while somebody receives from the channel, in whichever process: the one that was due while
 nobody did comes at the next `take`. When a mover dies, what it held (at most `MAX_HELD` of each lane)
 is late by `LEASE_S`.
+
+A broker that delays by itself, up to a limit, has one delay lane: it keeps each item for as long as it can,
+and then a mover moves it, or puts it there again.
 """
 
 from __future__ import annotations
@@ -47,8 +50,11 @@ class _Waiting:
 class Movers:
     """One task for each channel that is received from and has something delayed."""
 
-    def __init__(self, broker: PlainBroker, find_lanes: FindLanes, move: Move) -> None:
-        """``find_lanes``: the delay lanes of a channel; ``move``: append each to the lane where it belongs now."""
+    def __init__(
+        self, broker: PlainBroker, find_lanes: FindLanes, move: Move, forget_lanes: Callable[[str], None]
+    ) -> None:
+        """``find_lanes``: makes and names a channel's delay lanes; ``move``: appends each where it belongs now."""
+        self._forget_lanes = forget_lanes
         self._broker = broker
         self._find_lanes = find_lanes
         self._move = move
@@ -82,6 +88,7 @@ class Movers:
             except (Unavailable, LaneGone) as error:
                 log.warning("delayed_messages_wait", channel=channel, error=str(error))
                 waiting.clear()  # their leases end, and they come again
+                self._forget_lanes(channel)
                 await asyncio.sleep(_PAUSE_S)
 
     async def _turn(self, channel: str, waiting: list[_Waiting]) -> None:

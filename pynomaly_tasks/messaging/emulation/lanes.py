@@ -6,6 +6,7 @@
 | ``q!p7`` | what is due, of priority 7 |
 | ``q!f7`` | what was held, and was given back: taken before ``q!p7`` |
 | ``q!d64`` | what is not due for 64 s or longer: each item lies there for 64 s (see `delays`) |
+| ``q!d0`` | what is due within a second; of a broker that delays by itself, all that is not due |
 
 All but the first are made when they are first needed, and noted in the catalog, so that every process
 knows which to take from: another process sees a new lane within a second.
@@ -17,6 +18,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from pynomaly_tasks.messaging.backend import Catalog
+from pynomaly_tasks.messaging.capabilities import Support
 from pynomaly_tasks.messaging.emulation.catalog import CatalogCache
 from pynomaly_tasks.messaging.emulation.head import Head
 from pynomaly_tasks.messaging.plain_broker import Item, PlainBroker
@@ -67,17 +69,22 @@ class LaneBook:
         """The item, for the lane that it belongs to now."""
         traits = self._broker.traits
         wait_s = head.due_at - now
-        if wait_s > 0 and not traits.longest_delay_s:
+        if wait_s > 0 and traits.longest_delay_s:
+            delay_s = min(wait_s, traits.longest_delay_s)
+            data = replace(head, until_at=now + delay_s).wrap(body)
+            if traits.delays_in_place:
+                priority = head.priority if traits.has_priorities else 0
+                return Item(lane=channel, data=data, priority=priority, delay_s=delay_s)
+            return Item(lane=f"{channel}!d0", data=data, delay_s=delay_s)
+        if wait_s > 0:
             stay_s = max(stay_s for stay_s in STAYS_S if stay_s <= wait_s)
             head = replace(head, until_at=now + stay_s if stay_s else head.due_at)
             return Item(lane=f"{channel}!d{stay_s}", data=head.wrap(body))
-        delay_s = max(0.0, min(wait_s, traits.longest_delay_s))
         if traits.has_priorities:
-            return Item(lane=channel, data=head.wrap(body), priority=head.priority, delay_s=delay_s)
-        if head.is_front:
-            return Item(lane=f"{channel}!f{head.priority}", data=head.wrap(body), delay_s=delay_s)
-        lane = f"{channel}!p{head.priority}" if head.priority else channel
-        return Item(lane=lane, data=head.wrap(body), delay_s=delay_s)
+            return Item(lane=channel, data=head.wrap(body), priority=head.priority)
+        if head.is_front and self._broker.capabilities.order is not Support.ABSENT:
+            return Item(lane=f"{channel}!f{head.priority}", data=head.wrap(body))
+        return Item(lane=f"{channel}!p{head.priority}" if head.priority else channel, data=head.wrap(body))
 
     async def make(self, lanes: Iterable[str]) -> None:
         """Have them in the broker and in the catalog."""
