@@ -1,0 +1,276 @@
+"""One connection to an MQTT 5 broker: publishes that say what became of them, acknowledgements by hand."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import socket
+import ssl
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import aiomqtt
+from aiomqtt.client import ProtocolVersion
+from paho.mqtt.client import MQTT_ERR_SUCCESS, MQTTMessage
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from pynomaly_tasks.errors import BrokerUnavailable, InvalidSettings
+
+#: Session expiry interval that means never.
+FOR_EVER = 0xFFFFFFFF
+#: Most messages that the broker may have handed to one session and that are not acknowledged.
+MOST_IN_FLIGHT = 65_535
+#: Reason code of a publish that no session, connected or not, is subscribed to.
+NO_MATCHING_SUBSCRIBERS = 0x10
+#: A peer that is silent for one and a half times this is gone, for the broker and for us.
+_KEEPALIVE_S = 4
+
+_FAILURES = 0x80
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where the broker is. ``mqtt://user:password@host:1883?qos=1``; ``mqtts://`` is over TLS."""
+
+    host: str
+    port: int
+    is_tls: bool
+    user: str | None
+    password: str | None
+    qos: int
+
+    @classmethod
+    def parse(cls, url: str) -> Address:
+        """Raises InvalidSettings; the URL's password is in no message."""
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError:
+            raise InvalidSettings.of(
+                "messaging.url", "is no URL; an example is mqtt://127.0.0.1:1883"
+            ) from None
+        if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname:
+            raise InvalidSettings.of(
+                "messaging.url", "must be mqtt:// or mqtts:// with a host, such as mqtt://127.0.0.1:1883"
+            )
+        options = dict(parse_qsl(parts.query, keep_blank_values=True))
+        qos = options.pop("qos", "1")
+        if options or qos not in ("1", "2"):
+            raise InvalidSettings.of(
+                "messaging.url",
+                "may say ?qos=1 or ?qos=2, the quality of service of what is sent, and nothing else",
+            )
+        return cls(
+            host=parts.hostname,
+            port=port or (8883 if parts.scheme == "mqtts" else 1883),
+            is_tls=parts.scheme == "mqtts",
+            user=None if parts.username is None else unquote(parts.username),
+            password=None if parts.password is None else unquote(parts.password),
+            qos=int(qos),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrival:
+    """A message that the broker handed to a connection."""
+
+    topic: str
+    payload: bytes
+    qos: int
+    mid: int  #: what it is acknowledged by
+    attributes: Mapping[str, str]
+
+
+@contextmanager
+def mapped_errors() -> Iterator[None]:
+    """The client's errors as ours."""
+    try:
+        yield
+    except (aiomqtt.MqttError, OSError, ValueError) as error:
+        raise BrokerUnavailable(f"MQTT broker gave no answer: {error}") from error
+
+
+class Link(aiomqtt.Client):
+    """A connection under one client id; it is made once, and when it is lost another is made.
+
+    ``on_message`` is called in the event loop for each message and must not raise. A message of
+    quality 1 stays with the broker, and comes again to the next connection of the same client id,
+    until `acknowledge`.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        identifier: str,
+        on_message: Callable[[Arrival], None],
+        *,
+        keeps_session: bool,
+        clean_start: bool,
+        will: str | None = None,
+        connect_timeout_s: float,
+        timeout_s: float,
+    ) -> None:
+        """Nothing is connected yet. ``keeps_session``: the broker keeps it for ever when we are away.
+
+        ``will``: topic that the broker tells when the connection is lost.
+        """
+        properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]  # paho's own
+        properties.SessionExpiryInterval = FOR_EVER if keeps_session else 0
+        properties.ReceiveMaximum = MOST_IN_FLIGHT
+        super().__init__(
+            address.host, address.port, username=address.user, password=address.password,
+            identifier=identifier, protocol=ProtocolVersion.V5, clean_start=clean_start, properties=properties,
+            will=None if will is None else aiomqtt.Will(will, b"1", qos=1),
+            timeout=math.inf, keepalive=_KEEPALIVE_S,
+            tls_context=ssl.create_default_context() if address.is_tls else None,
+            socket_options=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
+        )  # fmt: skip
+        self.pending_calls_threshold = 1_000_000
+        self._client.manual_ack_set(True)
+        self._client.connect_timeout = max(0.1, connect_timeout_s)
+        self._arrived = on_message
+        self._connect_timeout_s = connect_timeout_s
+        self._timeout_s = timeout_s
+        self._sent: dict[int, asyncio.Future[int]] = {}
+        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._disconnected.add_done_callback(self._on_lost)
+
+    @property
+    def is_up(self) -> bool:
+        """It was made, and is not lost as far as we know."""
+        return not self.lost.done()
+
+    async def connect(self) -> None:
+        """Raises BrokerUnavailable within the connect timeout."""
+        connecting = asyncio.ensure_future(self._connect())
+        try:
+            await asyncio.shield(connecting)
+        except asyncio.CancelledError:
+            # The thread that connects cannot be stopped. Once it has, the connection would take the
+            # client id from those who use it.
+            connecting.add_done_callback(lambda _: asyncio.ensure_future(self.disconnect()))
+            raise
+
+    async def _connect(self) -> None:
+        with mapped_errors():
+            try:
+                async with asyncio.timeout(self._connect_timeout_s):
+                    await self.__aenter__()
+            except TimeoutError:
+                raise BrokerUnavailable("MQTT broker did not answer within the connect timeout") from None
+
+    async def disconnect(self) -> None:
+        """Say goodbye; that there is nobody to say it to is fine."""
+        with suppress(aiomqtt.MqttError, OSError, ValueError, TimeoutError):
+            async with asyncio.timeout(self._connect_timeout_s):
+                await self.__aexit__(None, None, None)
+        if not self.lost.done():
+            self.lost.set_result(None)
+
+    def send(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        qos: int,
+        retain: bool = False,
+        expires_s: float | None = None,
+        attributes: Mapping[str, str] | None = None,
+    ) -> asyncio.Future[int]:
+        """Write it at once; the future has the broker's reason code, 0 for quality 0. Raises BrokerUnavailable."""
+        properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]  # paho's own
+        if expires_s is not None:
+            properties.MessageExpiryInterval = min(math.ceil(expires_s), FOR_EVER - 1)
+        if attributes:
+            properties.UserProperty = list(attributes.items())
+        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        with mapped_errors():
+            info = self._client.publish(topic, payload, qos, retain, properties)
+        if info.rc != MQTT_ERR_SUCCESS or not self.is_up:
+            raise BrokerUnavailable(f"MQTT broker is not connected: code {info.rc}")
+        if qos == 0:
+            future.set_result(0)
+        else:
+            self._sent[info.mid] = future
+        return future
+
+    async def answer(self, sent: asyncio.Future[int]) -> int:
+        """The reason code that `send` promised. Raises BrokerUnavailable when there is none in time."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                code = await sent
+        except TimeoutError:
+            raise BrokerUnavailable("MQTT broker did not acknowledge a message in time") from None
+        if code >= _FAILURES:
+            raise BrokerUnavailable(f"MQTT broker refused a message: reason code {code:#x}")
+        return code
+
+    async def listen(self, topic: str, *, qos: int = 1, no_local: bool = False) -> None:
+        """Subscribe; what is retained there comes first. Raises BrokerUnavailable when it is refused."""
+        async with self._in_time():
+            codes = await self.subscribe(topic, options=SubscribeOptions(qos=qos, noLocal=no_local))
+        for code in codes:
+            value = code if isinstance(code, int) else code.value
+            if value >= _FAILURES:
+                raise BrokerUnavailable(
+                    f"MQTT broker refused the subscription to {topic}: reason code {value:#x}"
+                )
+
+    async def unlisten(self, topic: str) -> None:
+        """Unsubscribe."""
+        async with self._in_time():
+            await self.unsubscribe(topic)
+
+    @asynccontextmanager
+    async def _in_time(self) -> AsyncIterator[None]:
+        # Not by the client's own timeouts: on Python 3.11 those lose a cancellation that comes with the answer.
+        with mapped_errors():
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    yield
+            except TimeoutError:
+                raise BrokerUnavailable("MQTT broker gave no answer in time") from None
+
+    def acknowledge(self, mid: int) -> bool:
+        """The message is done; whether that could be written. One of quality 0, which has no ``mid``, is done already."""
+        return mid == 0 or (self.is_up and self._client.ack(mid, 1) == MQTT_ERR_SUCCESS)
+
+    def _on_message(self, client: Any, userdata: Any, message: MQTTMessage) -> None:
+        self._arrived(
+            Arrival(
+                topic=message.topic,
+                payload=bytes(message.payload),
+                qos=message.qos,
+                mid=message.mid,
+                attributes=dict(getattr(message.properties, "UserProperty", ())),
+            )
+        )
+
+    def _on_socket_register_write(self, client: Any, userdata: Any, sock: Any) -> None:
+        def write_when_possible() -> None:
+            # Connecting and disconnecting, it may have been closed since.
+            if sock.fileno() >= 0:
+                register(client, userdata, sock)
+
+        register = super()._on_socket_register_write
+        self._loop.call_soon_threadsafe(write_when_possible)
+
+    def _on_publish(self, client: Any, userdata: Any, mid: int, reason_code: Any, properties: Any) -> None:
+        sent = self._sent.pop(mid, None)
+        if sent is not None and not sent.done():
+            sent.set_result(reason_code if isinstance(reason_code, int) else reason_code.value)
+
+    def _on_lost(self, disconnected: asyncio.Future[None]) -> None:
+        error = None if disconnected.cancelled() else disconnected.exception()
+        for sent in self._sent.values():
+            if not sent.done():
+                sent.set_exception(BrokerUnavailable(f"MQTT connection was lost: {error or 'closed'}"))
+                sent.exception()  # seen: whoever waits for it is told all the same
+        self._sent.clear()
+        if not self.lost.done():
+            self.lost.set_result(None)
