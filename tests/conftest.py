@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, settings
 
 from pynomaly_tasks.embedded.redis_server import RedisServer
 from support.kafka import KafkaCluster, KafkaNode
+from support.mosquitto import Mosquitto
 from support.processes import Programs
 from support.servers import PostgresCluster
 from support.tcp_proxy import TcpProxy
@@ -53,6 +54,30 @@ def start_redis(tmp_path: Path) -> Iterator[Callable[..., RedisServer]]:
     yield start
     for server in started:
         server.kill()
+
+
+@pytest.fixture(scope="session")
+def mosquitto() -> Iterator[Mosquitto]:
+    """One MQTT broker for all tests of this process: they must not stop it."""
+    server = Mosquitto()
+    try:
+        yield server.start()
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def start_mosquitto() -> Iterator[Callable[..., Mosquitto]]:
+    """Starts MQTT brokers for one test, to restart or to set up otherwise; takes the options of `Mosquitto`."""
+    started: list[Mosquitto] = []
+
+    def start(**options: Any) -> Mosquitto:
+        started.append(Mosquitto(**options))
+        return started[-1].start()
+
+    yield start
+    for server in started:
+        server.close()
 
 
 @pytest.fixture(scope="session")

@@ -12,10 +12,10 @@ from pynomaly_tasks.settings.section import Seconds, Section
 class MessagingSettings(Section):
     """Message queues of `pynomaly_tasks.messaging`, which stand beside the jobs."""
 
-    backend: Literal["memory", "redis_streams", "kafka", "custom"] = Field(
+    backend: Literal["memory", "redis_streams", "kafka", "mqtt", "custom"] = Field(
         "redis_streams",
-        description="`memory`, `redis_streams`, `kafka`, or `custom` with the two settings below. `pynomaly messaging "
-        "capabilities` says what each can do.",
+        description="`memory`, `redis_streams`, `kafka`, `mqtt`, or `custom` with the two settings below. "
+        "`pynomaly messaging capabilities` says what each can do.",
     )
     custom_module: str | None = Field(
         None, description="Module of a backend of your own, as Python imports it."

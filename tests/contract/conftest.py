@@ -14,6 +14,7 @@ from support.messaging import (
     BrokerUnderTest,
     KafkaUnderTest,
     MemoryUnderTest,
+    MqttUnderTest,
     PlainMemoryUnderTest,
     RedisUnderTest,
 )
@@ -29,7 +30,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     return True
 
 
-@pytest.fixture(params=["memory", "plain_memory", "redis_streams", "kafka"])
+@pytest.fixture(params=["memory", "plain_memory", "redis_streams", "kafka", "mqtt"])
 def broker(request: pytest.FixtureRequest) -> Iterator[BrokerUnderTest]:
     """An empty broker; the test runs on each kind."""
     if request.param == "memory":
@@ -41,6 +42,9 @@ def broker(request: pytest.FixtureRequest) -> Iterator[BrokerUnderTest]:
     if request.param == "kafka":
         node = request.getfixturevalue("kafka")
         yield KafkaUnderTest(f"kafka://{node.bootstrap}", namespace=unique_name("test"))
+        return
+    if request.param == "mqtt":
+        yield MqttUnderTest(request.getfixturevalue("mosquitto").url, namespace=unique_name("test"))
         return
     server = request.getfixturevalue("redis_server")
     yield RedisUnderTest(f"{server.url}/0", namespace=f"test:{uuid.uuid4().hex}")

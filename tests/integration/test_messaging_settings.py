@@ -53,6 +53,8 @@ def _problem(load: Load, **variables: str) -> str:
 def _url_of(backend: str, request: pytest.FixtureRequest) -> str:
     if backend == "kafka":
         return f"kafka://{request.getfixturevalue('kafka').bootstrap}"
+    if backend == "mqtt":
+        return str(request.getfixturevalue("mosquitto").url)
     return f"{request.getfixturevalue('redis_server').url}/4"
 
 
@@ -103,6 +105,7 @@ def test_wrong_settings_are_named(load: Load, monkeypatch: pytest.MonkeyPatch) -
     )
     assert "must be redis:// or rediss://" in _problem(load, BACKEND="redis_streams", URL="amqp://u:hush@h/")
     assert "must be kafka:// or kafkas://" in _problem(load, BACKEND="kafka", URL="redis://u:hush@h/")
+    assert "must be mqtt:// or mqtts://" in _problem(load, BACKEND="mqtt", URL="redis://u:hush@h/")
     monkeypatch.delenv("PYNOMALY_MESSAGING__URL")
     assert "messaging.backend is kafka, so messaging.url must be set" in _problem(load, BACKEND="kafka")
     assert "messaging.concurrency" in _problem(

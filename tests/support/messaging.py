@@ -75,6 +75,18 @@ class KafkaUnderTest:
         return QueueManager(self.backend(), **options)
 
 
+class MqttUnderTest:
+    def __init__(self, url: str, *, namespace: str) -> None:
+        self.url = url
+        self.namespace = namespace
+
+    def backend(self) -> Backend:
+        return build_backend("mqtt", self.url, namespace=self.namespace)
+
+    def manager(self, **options: Any) -> QueueManager:
+        return QueueManager(self.backend(), **options)
+
+
 def is_emulated(broker: BrokerUnderTest) -> bool:
     """Whether a process knows only by itself what it sent and counted, and sees others' changes within a second."""
     return isinstance(broker.backend(), EmulatedBackend)

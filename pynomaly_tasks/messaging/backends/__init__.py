@@ -30,6 +30,9 @@ _KNOWN = {
     "memory": _Known(module=f"{_HERE}.memory", class_name="MemoryBackend"),
     "redis_streams": _Known(module=f"{_HERE}.redis_streams", class_name="RedisStreamsBackend"),
     "kafka": _Known(module=f"{_HERE}.kafka", class_name="KafkaBroker", capabilities=abilities.KAFKA),
+    "mqtt": _Known(
+        module=f"{_HERE}.mqtt", class_name="MqttBroker", extra="mqtt", capabilities=abilities.MQTT
+    ),
 }
 BACKEND_NAMES = tuple(_KNOWN)
 
