@@ -23,3 +23,5 @@ MQTT = Capabilities(
     ack=_E, groups=_E, priority=_E, delay=_E, deduplication=_E, ttl=_E, dead_letters=_E, order=_E,
     max_size=_E, confirmations=_E, depth=_E, purge=_E, persistence=_N,
 )  # fmt: skip
+
+EVENT_HUBS = KAFKA

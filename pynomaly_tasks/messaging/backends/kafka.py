@@ -31,7 +31,7 @@ import re
 import time
 from collections.abc import Sequence
 
-from pynomaly_tasks.errors import InvalidMessage, MessagingClosed
+from pynomaly_tasks.errors import MessagingClosed
 from pynomaly_tasks.messaging.backend import Catalog, Note
 from pynomaly_tasks.messaging.backends.abilities import KAFKA
 from pynomaly_tasks.messaging.backends.kafka_address import KafkaAddress, find_hours, find_number, parse_url
@@ -63,7 +63,7 @@ class KafkaBroker:
 
     name = "kafka"
     capabilities = KAFKA
-    traits = Traits(release_keeps_place=True, release_counts=True)
+    traits = Traits(release_keeps_place=True, release_counts=True, max_item_bytes=3_000_000)
     topic_config = _TOPIC_CONFIG
     can_delete_records = True
 
@@ -174,12 +174,6 @@ class KafkaBroker:
     async def append(self, items: Sequence[Item]) -> None:
         """In order, as one batch where they fit into one."""
         self._check_open()
-        for item in items:
-            if len(item.data) > MAX_ITEM_BYTES:
-                raise InvalidMessage.of(
-                    "payload",
-                    f"makes {len(item.data):,} bytes; at most {MAX_ITEM_BYTES:,} go into one message of Kafka",
-                )
         topics = [self._find(item.lane)[1] for item in items]
         records = [(topic, item.data) for topic, item in zip(topics, items, strict=True)]
         offsets = await self._wire.send(records)
