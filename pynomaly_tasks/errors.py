@@ -22,6 +22,7 @@ PynomalyError
 ├── BadEvent                a message that is no event of the catalogue; says which reason
 ├── UnreadableMessage       bytes in a queue that are no message: truncated, tampered, wrongly encrypted
 ├── JobFailed               what `AsyncResult.get()` raises where the job's own error cannot be raised again
+├── TaskFailed              a task over messaging failed or was cancelled, so that it has no result
 ├── Interrupted             raised inside a running job, at its next checkpoint
 │   ├── JobCancelled        somebody cancelled the job
 │   └── TimeLimitExceeded   the attempt ran longer than its time limit
@@ -29,6 +30,7 @@ PynomalyError
     ├── BrokerUnavailable
     ├── QueueFull           the queue holds as many messages as its options allow
     ├── NotConfirmed        fewer subscribers acknowledged in time than the guarantee asks for
+    ├── NoHandler           no process has a handler for this type of task yet
     ├── StoreUnavailable
     ├── EventLogUnavailable Kafka, or the Redis that keeps the events
     ├── SourceUnavailable   a dataset's storage
@@ -167,6 +169,10 @@ class JobFailed(PynomalyError):
     """The job ended without a result; the message names the error's type and says what it said."""
 
 
+class TaskFailed(PynomalyError):
+    """The task over messaging has no result: it failed, was cancelled, or a task before it was."""
+
+
 class Interrupted(PynomalyError):
     """The running job must stop now; work code lets this pass."""
 
@@ -195,6 +201,10 @@ class QueueFull(Unavailable):
 
 class NotConfirmed(Unavailable):
     """Fewer subscribers acknowledged in time than the guarantee asks for; the message stays with the others."""
+
+
+class NoHandler(Unavailable):
+    """No process has registered a handler for this type of task yet; nothing was kept or sent."""
 
 
 class StoreUnavailable(Unavailable):

@@ -39,6 +39,7 @@ class Capabilities:
     replay: Support = Support.ABSENT  #: reading again what was acknowledged, by offset or time
     depth: Support = Support.ABSENT  #: how many wait, are held, and how old the oldest is
     purge: Support = Support.ABSENT  #: all that waits is removed at once
+    tasks: Support = Support.ABSENT  #: where a task stands is kept: submit, cancel, depend on others, repeat
     persistence: Support = Support.ABSENT  #: messages outlive the process, and a restart of the broker
 
     def require(self, capability: str, field: str, backend: str, table: Mapping[str, Capabilities]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import signal
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -35,6 +36,14 @@ class Reject(Exception):
     """Raised by a handler: this message can never be done; it becomes a dead letter at once."""
 
 
+class Later(Exception):
+    """Raised by a handler: hand this message out again after ``delay_s``; it is not counted as a try."""
+
+    def __init__(self, delay_s: float) -> None:
+        super().__init__(f"again in {delay_s:g} s")
+        self.delay_s = delay_s
+
+
 @dataclass(slots=True)
 class WorkerStatistics:
     """Since the worker was made."""
@@ -52,7 +61,7 @@ class Worker:
     """Handles the messages of some queues.
 
     A handler takes a `Message`. Returning acknowledges it; an exception is a failed try, after the
-    queue's retries; `Reject` makes it a dead letter. A coroutine is cancelled at ``handler_timeout_s``;
+    queue's retries; `Reject` makes it a dead letter; `Later` has it handed out again. A coroutine is cancelled at ``handler_timeout_s``;
     a plain function runs in a thread, cannot be interrupted and so takes no timeout. A coroutine must
     not block the loop for longer than a lease: its own lease could not be renewed meanwhile.
     """
@@ -66,8 +75,13 @@ class Worker:
         batch_size: int = 10,
         handler_timeout_s: float | None = None,
         breaker: BreakerPolicy | None = None,
+        observe: Callable[[str, str, float], None] = lambda queue, outcome, seconds: None,
     ) -> None:
-        """``concurrency``: handlers at once, over all queues; ``batch_size``: most messages of one fetch."""
+        """``concurrency``: handlers at once, over all queues; ``batch_size``: most messages of one fetch.
+
+        ``observe`` is called for each try with its queue, how it ended (done, failed, rejected, later)
+        and the seconds that the handler took.
+        """
         for name, value, most in (("concurrency", concurrency, 10_000), ("batch_size", batch_size, 1_000)):
             if type(value) is not int or not 1 <= value <= most:
                 raise InvalidQueue.of(name, f"is {value!r}; it must be a whole number, 1 to {most:,}")
@@ -82,6 +96,7 @@ class Worker:
         self._queues = tuple(dict.fromkeys(queues))
         self._batch_size = batch_size
         self._handler_timeout_s = handler_timeout_s
+        self._observe = observe
         self._breakers = {queue: CircuitBreaker(breaker) for queue in self._queues} if breaker else {}
         self._handlers: dict[tuple[str, str], Handler] = {}
         self._slots = asyncio.Semaphore(concurrency)
@@ -244,13 +259,24 @@ class Worker:
                 lambda: delivery.reject(f"this worker has no handler for the type {message.type!r}")
             )
             return
+        began_s = time.monotonic()
+
+        def observe(outcome: str) -> None:
+            self._observe(delivery.queue, outcome, time.monotonic() - began_s)
+
         try:
             await self._call(handler, message)
+        except Later as later:
+            observe("later")
+            delay_s = later.delay_s
+            await self._end(delivery, lambda: delivery.give_back(delay_s=delay_s))
         except Reject as error:
+            observe("rejected")
             self.statistics.n_rejected += 1
             why = str(error)
             await self._end(delivery, lambda: delivery.reject(why))
         except Exception as error:
+            observe("failed")
             self.statistics.n_failed += 1
             if breaker is not None:
                 breaker.failed()
@@ -264,6 +290,7 @@ class Worker:
             )
             await self._end(delivery, lambda: delivery.nack(why))
         else:
+            observe("done")
             if breaker is not None:
                 breaker.succeeded()
             await _settle(delivery.ack)

@@ -28,6 +28,7 @@ from pynomaly_tasks.messaging.backend import (
     Stored,
 )
 from pynomaly_tasks.messaging.backends.memory_broker import Channel, Item, MemoryBroker
+from pynomaly_tasks.messaging.backends.memory_tasks import MemoryTaskRecords
 from pynomaly_tasks.messaging.capabilities import Capabilities, Support
 
 _N = Support.NATIVE
@@ -42,7 +43,7 @@ class MemoryBackend:
     name = "memory"
     capabilities = Capabilities(
         ack=_N, groups=_N, priority=_N, delay=_N, deduplication=_N, ttl=_N, dead_letters=_N, order=_N,
-        max_size=_N, confirmations=_N, depth=_N, purge=_N,
+        max_size=_N, confirmations=_N, depth=_N, purge=_N, tasks=_N,
     )  # fmt: skip
 
     def __init__(self, broker: MemoryBroker | None = None) -> None:
@@ -262,6 +263,10 @@ class MemoryBackend:
         """The members noted under the key."""
         until, members = self._broker.notes.get(key, (0.0, set()))
         return frozenset(members) if until > self._broker.clock() else frozenset()
+
+    def task_records(self) -> MemoryTaskRecords:
+        """Where tasks stand, kept beside their queues."""
+        return MemoryTaskRecords(lambda: self._broker)
 
     def _check(self, catalog_version: int) -> None:
         if self._broker.version != catalog_version:

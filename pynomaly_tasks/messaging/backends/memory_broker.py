@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from pynomaly_tasks.messaging.backend import Entry, Note
+from pynomaly_tasks.messaging.backends.memory_records import MemoryTasks
 
 
 @dataclass(slots=True)
@@ -72,6 +73,7 @@ class MemoryBroker:
         self.records: dict[str, bytes] = {}
         self.version = 0
         self.notes: dict[str, tuple[float, set[str]]] = {}
+        self.tasks = MemoryTasks(clock())
         self.n_fences = 0
 
     def channel(self, name: str) -> Channel:

@@ -43,6 +43,7 @@ from pynomaly_tasks.messaging.backend import (
 )
 from pynomaly_tasks.messaging.backends.coalescing import Coalescer
 from pynomaly_tasks.messaging.backends.redis_connections import RedisConnections, closed
+from pynomaly_tasks.messaging.backends.redis_tasks import RedisTaskRecords, Script
 from pynomaly_tasks.messaging.capabilities import Capabilities, Support
 
 _N = Support.NATIVE
@@ -62,7 +63,7 @@ class RedisStreamsBackend:
     name = "redis_streams"
     capabilities = Capabilities(
         ack=_N, groups=_N, priority=_N, delay=_N, deduplication=_N, ttl=_N, dead_letters=_N, order=_N,
-        max_size=_N, confirmations=_N, depth=_N, purge=_N, persistence=_N,
+        max_size=_N, confirmations=_N, depth=_N, purge=_N, tasks=_N, persistence=_N,
     )  # fmt: skip
 
     def __init__(
@@ -271,8 +272,15 @@ class RedisStreamsBackend:
         members = await self._ask("SMEMBERS", f"{self._namespace}:notes:{key}")
         return frozenset(member.decode() for member in members)
 
+    def task_records(self) -> RedisTaskRecords:
+        """Where tasks stand, kept beside their queues."""
+        return RedisTaskRecords(self._run_script)
+
     async def _run(self, step: str, *arguments: Argument) -> Any:
-        source, sha = _SCRIPTS[step]
+        return await self._run_script(_SCRIPTS[step], *arguments)
+
+    async def _run_script(self, script: Script, *arguments: Argument) -> Any:
+        source, sha = script
         async with self._slots:
             try:
                 return await self._ask("EVALSHA", sha, 1, self._namespace, *arguments)
