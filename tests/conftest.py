@@ -11,10 +11,13 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from pynomaly_tasks.embedded.redis_server import RedisServer
+from support.event_hubs import EventHubsListener
 from support.kafka import KafkaCluster, KafkaNode
 from support.mosquitto import Mosquitto
 from support.processes import Programs
+from support.rabbitmq import RabbitServer
 from support.servers import PostgresCluster
+from support.sqs import SqsServer
 from support.tcp_proxy import TcpProxy
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, and so would what they start.
@@ -54,6 +57,16 @@ def start_redis(tmp_path: Path) -> Iterator[Callable[..., RedisServer]]:
     yield start
     for server in started:
         server.kill()
+
+
+@pytest.fixture(scope="session")
+def sqs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SqsServer]:
+    """moto's SQS for all tests of this process."""
+    server = SqsServer(tmp_path_factory.mktemp("sqs") / "moto.log")
+    try:
+        yield server
+    finally:
+        server.stop()
 
 
 @pytest.fixture(scope="session")
@@ -111,6 +124,36 @@ def module_postgres_url(postgres_cluster: PostgresCluster) -> Iterator[str]:
 def kafka() -> Iterator[KafkaNode]:
     """One Apache Kafka for all tests of this process: `new_topic` and `unique_name` keep them apart."""
     node = KafkaNode()
+    try:
+        yield node.start()
+    finally:
+        node.close()
+
+
+@pytest.fixture(scope="session")
+def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitServer]:
+    """One RabbitMQ for all tests of this process: they must not kill it."""
+    server = RabbitServer(tmp_path_factory.mktemp("rabbitmq"))
+    try:
+        yield server.start()
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def own_rabbitmq(tmp_path: Path) -> Iterator[RabbitServer]:
+    """A RabbitMQ for one test alone, to kill, pause or restart."""
+    server = RabbitServer(tmp_path / "rabbitmq")
+    try:
+        yield server.start()
+    finally:
+        server.close()
+
+
+@pytest.fixture(scope="session")
+def event_hubs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EventHubsListener]:
+    """What stands for Azure Event Hubs, for all tests of this process."""
+    node = EventHubsListener(tmp_path_factory.mktemp("event_hubs"))
     try:
         yield node.start()
     finally:

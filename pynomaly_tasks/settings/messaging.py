@@ -12,9 +12,11 @@ from pynomaly_tasks.settings.section import Seconds, Section
 class MessagingSettings(Section):
     """Message queues of `pynomaly_tasks.messaging`, which stand beside the jobs."""
 
-    backend: Literal["memory", "redis_streams", "kafka", "mqtt", "custom"] = Field(
+    backend: Literal[
+        "memory", "redis_streams", "kafka", "event_hubs", "rabbitmq", "mqtt", "sqs", "custom"
+    ] = Field(
         "redis_streams",
-        description="`memory`, `redis_streams`, `kafka`, `mqtt`, or `custom` with the two settings below. "
+        description="`memory`, `redis_streams`, `kafka`, `event_hubs`, `rabbitmq`, `mqtt`, `sqs`, or `custom` with the two settings below. "
         "`pynomaly messaging capabilities` says what each can do.",
     )
     custom_module: str | None = Field(

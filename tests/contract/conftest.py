@@ -30,7 +30,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     return True
 
 
-@pytest.fixture(params=["memory", "plain_memory", "redis_streams", "kafka", "mqtt"])
+@pytest.fixture(params=["memory", "plain_memory", "redis_streams", "kafka", "event_hubs", "mqtt"])
 def broker(request: pytest.FixtureRequest) -> Iterator[BrokerUnderTest]:
     """An empty broker; the test runs on each kind."""
     if request.param == "memory":
@@ -41,7 +41,11 @@ def broker(request: pytest.FixtureRequest) -> Iterator[BrokerUnderTest]:
         return
     if request.param == "kafka":
         node = request.getfixturevalue("kafka")
-        yield KafkaUnderTest(f"kafka://{node.bootstrap}", namespace=unique_name("test"))
+        yield KafkaUnderTest("kafka", f"kafka://{node.bootstrap}", namespace=unique_name("test"))
+        return
+    if request.param == "event_hubs":
+        node = request.getfixturevalue("event_hubs")
+        yield KafkaUnderTest("event_hubs", node.connection_string, namespace=unique_name("test"))
         return
     if request.param == "mqtt":
         yield MqttUnderTest(request.getfixturevalue("mosquitto").url, namespace=unique_name("test"))

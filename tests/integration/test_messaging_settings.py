@@ -53,8 +53,14 @@ def _problem(load: Load, **variables: str) -> str:
 def _url_of(backend: str, request: pytest.FixtureRequest) -> str:
     if backend == "kafka":
         return f"kafka://{request.getfixturevalue('kafka').bootstrap}"
+    if backend == "event_hubs":
+        return str(request.getfixturevalue("event_hubs").connection_string)
+    if backend == "rabbitmq":
+        return str(request.getfixturevalue("rabbitmq").url)
     if backend == "mqtt":
         return str(request.getfixturevalue("mosquitto").url)
+    if backend == "sqs":
+        return str(request.getfixturevalue("sqs_server").url)
     return f"{request.getfixturevalue('redis_server').url}/4"
 
 
@@ -105,6 +111,7 @@ def test_wrong_settings_are_named(load: Load, monkeypatch: pytest.MonkeyPatch) -
     )
     assert "must be redis:// or rediss://" in _problem(load, BACKEND="redis_streams", URL="amqp://u:hush@h/")
     assert "must be kafka:// or kafkas://" in _problem(load, BACKEND="kafka", URL="redis://u:hush@h/")
+    assert "must be amqp:// or amqps://" in _problem(load, BACKEND="rabbitmq", URL="redis://u:hush@h/")
     assert "must be mqtt:// or mqtts://" in _problem(load, BACKEND="mqtt", URL="redis://u:hush@h/")
     monkeypatch.delenv("PYNOMALY_MESSAGING__URL")
     assert "messaging.backend is kafka, so messaging.url must be set" in _problem(load, BACKEND="kafka")

@@ -64,12 +64,15 @@ class PlainMemoryUnderTest:
 
 
 class KafkaUnderTest:
-    def __init__(self, url: str, *, namespace: str) -> None:
+    """Kafka, or what looks like it."""
+
+    def __init__(self, name: str, url: str, *, namespace: str) -> None:
+        self.name = name
         self.url = url
         self.namespace = namespace
 
     def backend(self) -> Backend:
-        return build_backend("kafka", self.url, namespace=self.namespace)
+        return build_backend(self.name, self.url, namespace=self.namespace)
 
     def manager(self, **options: Any) -> QueueManager:
         return QueueManager(self.backend(), **options)

@@ -30,6 +30,9 @@ _KNOWN = {
     "memory": _Known(module=f"{_HERE}.memory", class_name="MemoryBackend"),
     "redis_streams": _Known(module=f"{_HERE}.redis_streams", class_name="RedisStreamsBackend"),
     "kafka": _Known(module=f"{_HERE}.kafka", class_name="KafkaBroker", capabilities=abilities.KAFKA),
+    "event_hubs": _Known(
+        module=f"{_HERE}.event_hubs", class_name="EventHubsBroker", capabilities=abilities.EVENT_HUBS
+    ),
     "mqtt": _Known(
         module=f"{_HERE}.mqtt", class_name="MqttBroker", extra="mqtt", capabilities=abilities.MQTT
     ),

@@ -35,7 +35,7 @@ from pynomaly_tasks.errors import MessagingClosed
 from pynomaly_tasks.messaging.backend import Catalog, Note
 from pynomaly_tasks.messaging.backends.abilities import KAFKA
 from pynomaly_tasks.messaging.backends.kafka_address import KafkaAddress, find_hours, find_number, parse_url
-from pynomaly_tasks.messaging.backends.kafka_follower import Follower
+from pynomaly_tasks.messaging.backends.kafka_follower import SNAPSHOT_EVERY, Follower
 from pynomaly_tasks.messaging.backends.kafka_items import Items, Record
 from pynomaly_tasks.messaging.backends.kafka_keeper import Keeper
 from pynomaly_tasks.messaging.backends.kafka_ledger import Claimed, Lane
@@ -106,6 +106,7 @@ class KafkaBroker:
             f"{self._prefix}.ledger",
             timeout_s=self._timeout_s,
             on_change=self._changed,
+            snapshot_every=SNAPSHOT_EVERY,
             shortens=self.can_delete_records,
         )
         self._keeper = Keeper(
