@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from pynomaly_tasks.messaging import capability_table
+from pynomaly_tasks.messaging.capabilities import Support
 from support.kafka_topics import unique_name
 from support.messaging import (
     BrokerUnderTest,
@@ -16,8 +18,33 @@ from support.messaging import (
     MemoryUnderTest,
     MqttUnderTest,
     PlainMemoryUnderTest,
+    RabbitUnderTest,
     RedisUnderTest,
+    SqsUnderTest,
 )
+from support.plain_memory import PlainMemoryBroker
+
+#: The backends that the suite runs on; `plain_memory` is the emulation layer over the least broker there can be.
+BROKERS = ["memory", "plain_memory", "redis_streams", "rabbitmq", "kafka", "event_hubs", "mqtt", "sqs"]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Say what the marker means."""
+    config.addinivalue_line("markers", "needs(*capabilities): what the backend must not declare absent")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test on each backend that has what it needs; of the others it is tested that they refuse it."""
+    if "broker" not in metafunc.fixturenames:
+        return
+    table = {**capability_table(), "plain_memory": PlainMemoryBroker.capabilities}
+    needed = [name for mark in metafunc.definition.iter_markers("needs") for name in mark.args]
+    chosen = [
+        name
+        for name in BROKERS
+        if all(getattr(table[name], capability) is not Support.ABSENT for capability in needed)
+    ]
+    metafunc.parametrize("broker", chosen, indirect=True)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -30,7 +57,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     return True
 
 
-@pytest.fixture(params=["memory", "plain_memory", "redis_streams", "kafka", "event_hubs", "mqtt"])
+@pytest.fixture
 def broker(request: pytest.FixtureRequest) -> Iterator[BrokerUnderTest]:
     """An empty broker; the test runs on each kind."""
     if request.param == "memory":
@@ -47,8 +74,14 @@ def broker(request: pytest.FixtureRequest) -> Iterator[BrokerUnderTest]:
         node = request.getfixturevalue("event_hubs")
         yield KafkaUnderTest("event_hubs", node.connection_string, namespace=unique_name("test"))
         return
+    if request.param == "rabbitmq":
+        yield RabbitUnderTest(request.getfixturevalue("rabbitmq").url, namespace=unique_name("test"))
+        return
     if request.param == "mqtt":
         yield MqttUnderTest(request.getfixturevalue("mosquitto").url, namespace=unique_name("test"))
+        return
+    if request.param == "sqs":
+        yield SqsUnderTest(request.getfixturevalue("sqs_server").url, namespace=unique_name("test"))
         return
     server = request.getfixturevalue("redis_server")
     yield RedisUnderTest(f"{server.url}/0", namespace=f"test:{uuid.uuid4().hex}")

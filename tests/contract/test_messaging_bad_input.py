@@ -8,8 +8,8 @@ import pytest
 from cryptography.fernet import Fernet
 
 from pynomaly_tasks.errors import InvalidMessage, InvalidQueue
-from pynomaly_tasks.messaging import Codec, QueueOptions, Reason
-from support.messaging import BrokerUnderTest, one
+from pynomaly_tasks.messaging import Codec, CodecLimits, QueueOptions, Reason
+from support.messaging import BrokerUnderTest, largest_payload_bytes, one, too_large_bytes
 
 
 def _nested(depth: int) -> Any:
@@ -106,9 +106,20 @@ async def test_bad_payload_is_refused(broker: BrokerUnderTest, payload: Any, why
 async def test_payload_at_the_limits_is_taken(broker: BrokerUnderTest) -> None:
     async with broker.manager() as manager:
         await manager.create_queue("q")
-        for payload in ("x" * (1_048_576 - 2), _nested(64), None, "", {}):
+        for payload in ("x" * (largest_payload_bytes(broker) - 2), _nested(64), None, "", {}):
             await manager.send("q", payload)
             assert (await one(manager, "q")).message.payload == payload
+
+
+async def test_message_that_is_too_large_for_the_broker_is_refused_before_it_sees_it(
+    broker: BrokerUnderTest,
+) -> None:
+    async with broker.manager(codec=Codec(limits=CodecLimits(max_bytes=80_000_000))) as manager:
+        await manager.create_queue("q")
+        for n_bytes in too_large_bytes(broker):
+            with pytest.raises(InvalidMessage, match=r"payload: .* bytes, and .* takes"):
+                await manager.send("q", "x" * n_bytes)
+        assert (await manager.statistics("q")).measure.depth == 0
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from pynomaly_tasks.errors import NotFound
-from pynomaly_tasks.messaging import Kind, QueueManager, QueueOptions, Reason
+from pynomaly_tasks.messaging import Kind, QueueManager, QueueOptions, Reason, dead_letters
 from support.messaging import BrokerUnderTest, one, payloads, put_raw
 
 
@@ -72,13 +72,16 @@ async def test_redriven_letter_is_tried_from_the_start_under_its_old_id(broker: 
             await manager.dead_letters.redrive("q", letter.id)
 
 
-async def test_all_letters_of_a_queue_are_redriven_or_discarded(broker: BrokerUnderTest) -> None:
+async def test_all_letters_of_a_queue_are_redriven_or_discarded(
+    broker: BrokerUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dead_letters, "_PAGE", 20)
     async with broker.manager() as manager:
         await manager.create_queue("q")
-        await _reject(manager, "q", 450)
+        await _reject(manager, "q", 45)
 
-        assert await manager.dead_letters.redrive_all("q") == 450
-        assert await payloads(manager, "q") == list(range(450))
+        assert await manager.dead_letters.redrive_all("q") == 45
+        assert await payloads(manager, "q") == list(range(45))
         await _reject(manager, "q", 3)
         assert await manager.dead_letters.discard_all("q") == 3
         assert await manager.dead_letters.list_letters() == []

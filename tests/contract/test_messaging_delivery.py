@@ -16,12 +16,13 @@ from pynomaly_tasks.errors import (
     NotFound,
     QueueFull,
 )
-from pynomaly_tasks.messaging import Guarantee, Kind, Message, Overflow, QueueOptions, Reason
+from pynomaly_tasks.messaging import DeadLetter, Guarantee, Kind, Message, Overflow, QueueOptions, Reason
 from support.messaging import BrokerUnderTest, is_emulated, one, payloads, put_raw, until
 
 NO_PAUSE = RetryPolicy(max_retries=2, backoff_s=0.0, jitter=0.0)
 
 
+@pytest.mark.needs("order")
 async def test_messages_come_in_the_order_they_were_sent(broker: BrokerUnderTest) -> None:
     async with broker.manager() as manager:
         await manager.create_queue("q")
@@ -154,6 +155,7 @@ async def test_old_delivery_settles_nothing_when_the_same_consumer_got_the_messa
         assert (await manager.statistics("q")).measure.acknowledged == 1
 
 
+@pytest.mark.needs("order")
 async def test_recovery_finds_the_dead_consumers_entry_behind_and_before_fresh_ones(
     broker: BrokerUnderTest,
 ) -> None:
@@ -169,6 +171,7 @@ async def test_recovery_finds_the_dead_consumers_entry_behind_and_before_fresh_o
         assert (await alive.statistics("q")).measure.in_flight == 300
 
 
+@pytest.mark.needs("order")
 async def test_what_was_held_comes_before_what_was_sent_later(broker: BrokerUnderTest) -> None:
     async with broker.manager() as manager:
         await manager.create_queue("q", QueueOptions(kind=Kind.PRIORITY))
@@ -250,8 +253,9 @@ async def test_retry_waits_out_its_backoff_and_blocks_nobody(broker: BrokerUnder
     async with broker.manager() as manager:
         await manager.create_queue("q", QueueOptions(retry=retry))
         await manager.send_many("q", ["first", "second"])
-        await (await one(manager, "q")).nack()
+        failing = await one(manager, "q")
         failed_at = time.monotonic()
+        await failing.nack()
 
         assert (await one(manager, "q")).message.payload == "second"
         assert (await manager.statistics("q")).measure.delayed == 1
@@ -266,8 +270,11 @@ async def test_message_that_kills_its_consumers_ends_as_a_dead_letter(broker: Br
         for _ in range(3):
             await one(manager, "q")
 
-        assert await manager.receive("q", wait_s=0.5) == []
-        (letter,) = await manager.dead_letters.list_letters("q")
+        async def letters() -> list[DeadLetter]:
+            assert await manager.receive("q", wait_s=0.2) == []
+            return await manager.dead_letters.list_letters("q")
+
+        (letter,) = await until(letters, "the last lease to end")
         assert letter.reason is Reason.RETRIES_USED_UP
         assert "never settled" in letter.error
 

@@ -110,6 +110,7 @@ async def test_fan_out_has_a_limit(broker: BrokerUnderTest) -> None:
         assert [await payloads(manager, name) for name in ("a", "b", "c")] == [[], [], []]
 
 
+@pytest.mark.needs("confirmations")
 async def test_broadcast_is_complete_when_every_subscriber_acknowledged(broker: BrokerUnderTest) -> None:
     async with broker.manager() as manager, broker.manager() as other:
         for name in ("a", "b", "c"):
@@ -125,6 +126,7 @@ async def test_broadcast_is_complete_when_every_subscriber_acknowledged(broker: 
         assert await done == {"a", "b", "c"}
 
 
+@pytest.mark.needs("confirmations")
 async def test_quorum_counts_different_subscribers_that_received(broker: BrokerUnderTest) -> None:
     async with broker.manager() as manager, broker.manager() as other:
         options = QueueOptions(lease_s=0.02)

@@ -12,6 +12,7 @@ from pynomaly_tasks.messaging.backend import Entry
 from pynomaly_tasks.messaging.backends.memory import MemoryBackend
 from pynomaly_tasks.messaging.backends.memory_broker import MemoryBroker
 from pynomaly_tasks.messaging.backends.redis_streams import RedisStreamsBackend
+from pynomaly_tasks.messaging.capabilities import Support
 from pynomaly_tasks.messaging.emulation import EmulatedBackend
 from pynomaly_tasks.messaging.emulation.catalog import FRESH_S
 from support.plain_memory import PlainMemoryBroker, PlainMemoryServer
@@ -90,9 +91,52 @@ class MqttUnderTest:
         return QueueManager(self.backend(), **options)
 
 
+class SqsUnderTest:
+    def __init__(self, url: str, *, namespace: str) -> None:
+        self.url = url
+        self.namespace = namespace
+
+    def backend(self) -> Backend:
+        return build_backend("sqs", self.url, namespace=self.namespace)
+
+    def manager(self, **options: Any) -> QueueManager:
+        return QueueManager(self.backend(), **options)
+
+
+class RabbitUnderTest:
+    def __init__(self, url: str, *, namespace: str) -> None:
+        self.url = url
+        self.namespace = namespace
+
+    def backend(self) -> Backend:
+        return build_backend("rabbitmq", self.url, namespace=self.namespace)
+
+    def manager(self, **options: Any) -> QueueManager:
+        return QueueManager(self.backend(), **options)
+
+
 def is_emulated(broker: BrokerUnderTest) -> bool:
     """Whether a process knows only by itself what it sent and counted, and sees others' changes within a second."""
     return isinstance(broker.backend(), EmulatedBackend)
+
+
+def in_order(broker: BrokerUnderTest, numbers: list[int]) -> list[int]:
+    """As they came; sorted where the broker promises no order."""
+    return numbers if broker.backend().capabilities.order is not Support.ABSENT else sorted(numbers)
+
+
+def largest_payload_bytes(broker: BrokerUnderTest) -> int:
+    """What a payload may have, as JSON: the codec's limit, or what the broker takes less the envelope."""
+    backend = broker.backend()
+    limit = backend.traits.max_item_bytes if isinstance(backend, EmulatedBackend) else None
+    return 1_048_576 if limit is None else min(1_048_576, limit - 500)
+
+
+def too_large_bytes(broker: BrokerUnderTest) -> list[int]:
+    """Sizes past what the broker takes, where it takes less than anybody."""
+    backend = broker.backend()
+    limit = backend.traits.max_item_bytes if isinstance(backend, EmulatedBackend) else None
+    return [] if limit is None else [limit, 2 * limit]
 
 
 async def changes_are_seen(broker: BrokerUnderTest) -> None:

@@ -33,9 +33,16 @@ _KNOWN = {
     "event_hubs": _Known(
         module=f"{_HERE}.event_hubs", class_name="EventHubsBroker", capabilities=abilities.EVENT_HUBS
     ),
+    "rabbitmq": _Known(
+        module=f"{_HERE}.rabbitmq",
+        class_name="RabbitBroker",
+        extra="rabbitmq",
+        capabilities=abilities.RABBITMQ,
+    ),
     "mqtt": _Known(
         module=f"{_HERE}.mqtt", class_name="MqttBroker", extra="mqtt", capabilities=abilities.MQTT
     ),
+    "sqs": _Known(module=f"{_HERE}.sqs", class_name="SqsBroker", extra="sqs", capabilities=abilities.SQS),
 }
 BACKEND_NAMES = tuple(_KNOWN)
 

@@ -24,4 +24,9 @@ MQTT = Capabilities(
     max_size=_E, confirmations=_E, depth=_E, purge=_E, persistence=_N,
 )  # fmt: skip
 
+RABBITMQ = Capabilities(
+    ack=_N, groups=_N, priority=_E, delay=_E, deduplication=_E, ttl=_E, dead_letters=_E, order=_N,
+    max_size=_E, confirmations=_E, depth=_E, purge=_N, persistence=_N,
+)  # fmt: skip
+
 EVENT_HUBS = KAFKA

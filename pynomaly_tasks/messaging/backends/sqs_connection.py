@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import io
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ _NO_SUCH_QUEUE = frozenset(
     }
 )
 _MAX_CONNECTIONS = 50
+_LARGE_BYTES = 500_000
 
 
 class NotInFlight(Exception):
@@ -97,6 +99,7 @@ class SqsConnection:
         )
         self._stack = AsyncExitStack()
         self._client = await self._stack.enter_async_context(client)
+        self._client.meta.events.register("before-send.sqs", _as_stream)
 
     async def close(self) -> None:
         """Calls that wait fail with MessagingClosed."""
@@ -131,6 +134,12 @@ class SqsConnection:
                     f"SQS did not do {action} for some: {each.get('Code')}: {each.get('Message')}"
                 )
         return [n not in failed for n in range(len(entries))]
+
+
+def _as_stream(request: Any, **_: Any) -> None:
+    """aiohttp writes large bytes at once, which holds up the loop, and says so."""
+    if isinstance(request.body, bytes) and len(request.body) > _LARGE_BYTES:
+        request.body = io.BytesIO(request.body)
 
 
 @functools.cache
