@@ -1,14 +1,17 @@
-"""Any order of sends, receives, settlements, dead consumers and reconnections, beside a model of a few lines.
+"""Any order of sends, receives, settlements, dead consumers and restarted servers, beside a model of a few lines.
 
 Nothing is lost, nothing is acknowledged twice, order holds within equal priority, and the depth is what
-was sent less what is done, after each step.
+was sent less what is done, after each step. Hypothesis looks for odd orders and makes them small; a long
+random way, the same each time, makes sure that everything hard did happen.
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -26,9 +29,10 @@ from hypothesis.stateful import (
 
 from pynomaly_tasks.core.retry import RetryPolicy
 from pynomaly_tasks.embedded.redis_server import RedisServer
-from pynomaly_tasks.errors import LeaseLost
+from pynomaly_tasks.errors import BrokerUnavailable, LeaseLost
 from pynomaly_tasks.messaging import Delivery, Kind, QueueManager, QueueOptions, Reason
 from support.messaging import BrokerUnderTest, MemoryUnderTest, RedisUnderTest
+from support.waiting import wait_until
 
 MAX_RETRIES = 2
 OPTIONS = QueueOptions(
@@ -36,6 +40,9 @@ OPTIONS = QueueOptions(
 )
 #: Longer than the millisecond that what ends "at once" here is given.
 A_MOMENT_S = 0.003
+HOW_SENT = ["now", "now", "together", "due at once", "expiring", "for tomorrow"]
+HAPPENS = ["ack", "nack", "give back", "reject", "expired", "redelivered", "died holding", "ack refused"]
+HAPPENS_TO_A_SERVER = ["restarted holding", "restarted with messages waiting"]
 
 
 @dataclass
@@ -46,6 +53,7 @@ class Known:
     priority: int
     order: int
     n_deliveries: int = 0
+    n_handed: int = 0  #: as n_deliveries, but for those that were given back untried
     expires: bool = False
 
     @property
@@ -60,6 +68,13 @@ class HeldHere:
     delivery: Delivery
     known: Known
     n_deliveries: int
+    n_handed: int
+
+
+#: In one run of Hypothesis's: each takes a twentieth of a second.
+MAX_RESTARTS = 2
+#: Which one of those that there are.
+ANY = st.integers(0, 11)
 
 
 class QueueMachine(RuleBasedStateMachine):
@@ -69,6 +84,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
+        self.happened: Counter[str] = Counter()
         self.runner = asyncio.Runner()
         self.broker = type(self).new_broker()
         self.managers: list[QueueManager] = [self.connected(), self.connected()]
@@ -87,34 +103,32 @@ class QueueMachine(RuleBasedStateMachine):
     def connected(self) -> QueueManager:
         return self.run(self.broker.manager().__aenter__())
 
-    @rule(priority=st.sampled_from([0, 1, 255]), client=st.integers(0, 1))
-    def send(self, priority: int, client: int) -> None:
-        self.run(self.managers[client].send("q", self.n_sent, priority=priority))
-        self.note_sent(priority)
-
-    @rule(n=st.integers(1, 5))
-    def send_many(self, n: int) -> None:
-        self.run(self.managers[0].send_many("q", list(range(self.n_sent, self.n_sent + n)), priority=1))
-        for _ in range(n):
-            self.note_sent(1)
-
-    @rule(priority=st.sampled_from([0, 255]))
-    def send_due_at_once(self, priority: int) -> None:
-        self.run(self.managers[0].send("q", self.n_sent, priority=priority, delay_s=0.001))
-        time_passes()
-        self.note_sent(priority)
-
-    @rule()
-    def send_for_tomorrow(self) -> None:
-        self.run(self.managers[0].send("q", self.n_sent, priority=255, delay_s=86_400.0))
-        self.n_sent += 1
-        self.n_delayed += 1
-
-    @rule()
-    def send_what_expires(self) -> None:
-        self.run(self.managers[0].send("q", self.n_sent, priority=1, ttl_s=0.001))
-        time_passes()
-        self.note_sent(1, expires=True)
+    # Few rules with choices within, not many rules: each step is then likely to meet what the ones before it left.
+    @rule(
+        how=st.sampled_from(HOW_SENT),
+        priority=st.sampled_from([0, 1, 255]),
+        client=st.integers(0, 1),
+    )
+    def send(self, how: str, priority: int, client: int) -> None:
+        if how == "together":
+            payloads = list(range(self.n_sent, self.n_sent + 3))
+            self.run(self.managers[client].send_many("q", payloads, priority=priority))
+            for _ in payloads:
+                self.note_sent(priority)
+            return
+        options = {
+            "due at once": {"delay_s": 0.001},
+            "expiring": {"ttl_s": 0.001},
+            "for tomorrow": {"delay_s": 86_400.0},
+        }
+        self.run(self.managers[client].send("q", self.n_sent, priority=priority, **options.get(how, {})))
+        if how == "for tomorrow":
+            self.n_sent += 1
+            self.n_delayed += 1
+            return
+        if how in ("due at once", "expiring"):
+            time_passes()
+        self.note_sent(priority, expires=how == "expiring")
 
     def note_sent(self, priority: int, *, expires: bool = False) -> None:
         self.n_order += 1
@@ -129,7 +143,10 @@ class QueueMachine(RuleBasedStateMachine):
             for known in sorted(self.waiting.values(), key=lambda known: known.rank)[:n]:
                 del self.waiting[known.number]
                 known.n_deliveries += 1
+                known.n_handed += 1
+                self.happened["redelivered"] += known.n_deliveries > 1
                 if known.expires:
+                    self.happened["expired"] += 1
                     self.dead[known.number] = Reason.EXPIRED
                 elif known.n_deliveries > MAX_RETRIES + 1:
                     self.dead[known.number] = Reason.RETRIES_USED_UP
@@ -141,64 +158,64 @@ class QueueMachine(RuleBasedStateMachine):
         assert [d.message.payload for d in deliveries] == [known.number for known in expected]
         assert [d.attempt for d in deliveries] == [known.n_deliveries for known in expected]
         pairs = zip(deliveries, expected, strict=True)
-        self.held[client] += [HeldHere(delivery, known, known.n_deliveries) for delivery, known in pairs]
+        self.held[client] += [
+            HeldHere(delivery, known, known.n_deliveries, known.n_handed) for delivery, known in pairs
+        ]
 
     @precondition(lambda self: any(self.held))
-    @rule(data=st.data())
-    def ack(self, data: st.DataObject) -> None:
-        held = self.draw_held(data)
-        self.run(held.delivery.ack())
-        self.acked.append(held.known.number)
-
-    @precondition(lambda self: any(self.held))
-    @rule(data=st.data())
-    def nack(self, data: st.DataObject) -> None:
-        held = self.draw_held(data)
-        self.run(held.delivery.nack("no"))
-        if held.n_deliveries > MAX_RETRIES:
-            self.dead[held.known.number] = Reason.RETRIES_USED_UP
+    @rule(how=st.sampled_from(["ack", "ack", "nack", "give back", "reject"]), which=ANY)
+    def settle(self, how: str, which: int) -> None:
+        held = self.pop_held(which)
+        self.happened[how] += 1
+        number = held.known.number
+        if how == "ack":
+            self.run(held.delivery.ack())
+            self.acked.append(number)
+        elif how == "nack":
+            self.run(held.delivery.nack("no"))
+            if held.n_deliveries > MAX_RETRIES:
+                self.dead[number] = Reason.RETRIES_USED_UP
+            else:
+                self.waiting[number] = held.known
+        elif how == "give back":
+            self.run(held.delivery.give_back())
+            held.known.n_deliveries -= 1
+            self.waiting[number] = held.known
         else:
-            self.waiting[held.known.number] = held.known
+            self.run(held.delivery.reject("never"))
+            self.dead[number] = Reason.HANDLER_ERROR
 
     @precondition(lambda self: any(self.held))
-    @rule(data=st.data())
-    def give_back(self, data: st.DataObject) -> None:
-        held = self.draw_held(data)
-        self.run(held.delivery.give_back())
-        held.known.n_deliveries -= 1
-        self.waiting[held.known.number] = held.known
-
-    @precondition(lambda self: any(self.held))
-    @rule(data=st.data())
-    def reject(self, data: st.DataObject) -> None:
-        held = self.draw_held(data)
-        self.run(held.delivery.reject("never"))
-        self.dead[held.known.number] = Reason.HANDLER_ERROR
-
-    @precondition(lambda self: any(self.held))
-    @rule(data=st.data())
-    def lease_ends_unnoticed(self, data: st.DataObject) -> None:
-        held = self.draw_held(data)
+    @rule(which=ANY)
+    def lease_ends_unnoticed(self, which: int) -> None:
+        held = self.pop_held(which)
         self.run(held.delivery.extend(0.001))
         time_passes()
         self.waiting[held.known.number] = held.known
         self.late.append(held)
 
     @precondition(lambda self: self.late)
-    @rule(data=st.data())
-    def ack_late(self, data: st.DataObject) -> None:
-        held = self.late.pop(data.draw(st.integers(0, len(self.late) - 1)))
-        is_ours = held.known.number in self.waiting and held.known.n_deliveries == held.n_deliveries
-        if is_ours and held.delivery not in [other.delivery for other in self.late]:
+    @rule(which=ANY)
+    def ack_late(self, which: int) -> None:
+        held = self.late.pop(which % len(self.late))
+        is_waiting = held.known.number in self.waiting
+        try:
             self.run(held.delivery.ack())
+        except LeaseLost:
+            self.happened["ack refused"] += 1
+            # It must not be where nobody else had the message since.
+            assert not is_waiting or held.known.n_handed > held.n_handed
+        else:
+            # As good as in time: nobody has it, and if somebody had, they gave it back untried.
+            assert is_waiting
+            assert held.known.n_deliveries == held.n_deliveries
             del self.waiting[held.known.number]
             self.acked.append(held.known.number)
-        else:
-            with pytest.raises(LeaseLost):
-                self.run(held.delivery.ack())
 
+    @precondition(lambda self: any(self.held))
     @rule(client=st.integers(0, 1))
     def consumer_dies(self, client: int) -> None:
+        self.happened["died holding"] += len(self.held[client]) > 0
         for held in self.held[client]:
             self.run(held.delivery.extend(0.001))
             self.waiting[held.known.number] = held.known
@@ -207,11 +224,6 @@ class QueueMachine(RuleBasedStateMachine):
         self.run(self.managers[client].backend.close())
         self.managers[client] = self.connected()
         time_passes()
-
-    @rule()
-    def server_forgets_its_scripts(self) -> None:
-        if isinstance(self.broker, RedisUnderTest):
-            self.run(self.managers[0].backend._ask("SCRIPT", "FLUSH"))  # type: ignore[attr-defined]
 
     @precondition(lambda self: len(self.waiting) > 5)
     @rule()
@@ -254,9 +266,10 @@ class QueueMachine(RuleBasedStateMachine):
                 self.run(manager.backend.close())
             self.runner.close()
 
-    def draw_held(self, data: st.DataObject) -> HeldHere:
-        client = data.draw(st.sampled_from([n for n in (0, 1) if self.held[n]]))
-        return self.held[client].pop(data.draw(st.integers(0, len(self.held[client]) - 1)))
+    def pop_held(self, which: int) -> HeldHere:
+        consumers = [held for held in self.held if held]
+        held = consumers[which % len(consumers)]
+        return held.pop(which // 2 % len(held))
 
 
 def time_passes() -> None:
@@ -265,17 +278,105 @@ def time_passes() -> None:
         pass
 
 
-def test_memory_queue_does_what_the_model_does() -> None:
-    class Machine(QueueMachine):
-        new_broker = staticmethod(MemoryUnderTest)
+class RedisQueueMachine(QueueMachine):
+    """What can happen to a server besides."""
 
-    run_state_machine_as_test(Machine, settings=settings(max_examples=40, stateful_step_count=40))
+    server: RedisServer
+    n_restarts = 0
+
+    @rule()
+    def server_forgets_its_scripts(self) -> None:
+        with self.server.client() as client:
+            client.script_flush()
+
+    @precondition(lambda self: self.n_restarts < MAX_RESTARTS)
+    @rule()
+    def server_is_killed_and_started(self) -> None:
+        self.n_restarts += 1
+        self.happened["restarted holding"] += any(self.held)
+        self.happened["restarted with messages waiting"] += len(self.waiting) > 0
+        self.server.restart()
+        for manager in self.managers:
+            wait_until(lambda manager=manager: self.answers(manager), 20.0, "the server to answer")
+
+    def answers(self, manager: QueueManager) -> bool:
+        try:
+            self.run(manager.backend.ping())
+        except BrokerUnavailable:  # the connection of before, or the server is loading its data
+            return False
+        return True
 
 
-def test_redis_queue_does_what_the_model_does(redis_server: RedisServer) -> None:
-    class Machine(QueueMachine):
+def walk(machine: QueueMachine, n_steps: int, seed: int) -> Counter[str]:
+    """A long way through the machine, and what happened on it."""
+    chance = random.Random(seed)
+    try:
+        for _ in range(n_steps):
+            step(machine, chance)
+            machine.counts_are_true()
+    finally:
+        machine.teardown()
+    return machine.happened
+
+
+def step(machine: QueueMachine, chance: random.Random) -> None:
+    which = chance.randrange(12)
+    kinds = ["send", "send", "receive", "receive"]
+    kinds += ["settle", "settle", "settle", "lease ends", "consumer dies"] if any(machine.held) else []
+    kinds += ["ack late"] if machine.late else []
+    kinds += ["purge"] if len(machine.waiting) > 20 else []
+    match chance.choice(kinds):
+        case "send":
+            machine.send(chance.choice(HOW_SENT), chance.choice([0, 1, 255]), which % 2)
+        case "receive":
+            machine.receive(which % 2, chance.randint(1, 4))
+        case "settle":
+            machine.settle(chance.choice(["ack", "nack", "give back", "reject"]), which)
+        case "lease ends":
+            machine.lease_ends_unnoticed(which)
+        case "consumer dies":
+            machine.consumer_dies(which % 2)
+        case "ack late":
+            machine.ack_late(which)
+        case "purge":
+            machine.purge()
+    if isinstance(machine, RedisQueueMachine) and chance.random() < 0.05:
+        machine.server_forgets_its_scripts()
+        machine.server_is_killed_and_started()
+
+
+class MemoryQueueMachine(QueueMachine):
+    new_broker = staticmethod(MemoryUnderTest)
+
+
+@pytest.fixture
+def redis_machine(own_redis: RedisServer) -> type[RedisQueueMachine]:
+    class Machine(RedisQueueMachine):
+        server = own_redis
         new_broker = staticmethod(
-            lambda: RedisUnderTest(f"{redis_server.url}/0", namespace=f"test:{uuid.uuid4().hex}")
+            lambda: RedisUnderTest(f"{own_redis.url}/0", namespace=f"test:{uuid.uuid4().hex}")
         )
 
-    run_state_machine_as_test(Machine, settings=settings(max_examples=25, stateful_step_count=40))
+    return Machine
+
+
+def test_memory_queue_does_what_the_model_does() -> None:
+    run_state_machine_as_test(MemoryQueueMachine, settings=settings(max_examples=40, stateful_step_count=40))
+
+
+def test_redis_queue_does_what_the_model_does(redis_machine: type[RedisQueueMachine]) -> None:
+    run_state_machine_as_test(redis_machine, settings=settings(max_examples=25, stateful_step_count=40))
+
+
+def test_memory_queue_does_what_the_model_does_on_a_long_way_with_every_hardship() -> None:
+    happened = walk(MemoryQueueMachine(), 1_500, seed=5)
+
+    assert all(happened[what] > 30 for what in HAPPENS), happened
+
+
+def test_redis_queue_does_what_the_model_does_on_a_long_way_with_every_hardship(
+    redis_machine: type[RedisQueueMachine],
+) -> None:
+    happened = walk(redis_machine(), 600, seed=6)
+
+    assert all(happened[what] > 10 for what in {*HAPPENS, *HAPPENS_TO_A_SERVER}), happened
