@@ -32,13 +32,14 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar, cast
+from urllib.parse import urlsplit
 
 from aio_pika import DeliveryMode, Message
 from aio_pika.abc import AbstractChannel
 from aio_pika.exceptions import PublishError
 from aiormq.exceptions import ChannelLockedResource
 
-from pynomaly_tasks.errors import BrokerUnavailable, MessagingClosed
+from pynomaly_tasks.errors import BrokerUnavailable, InvalidSettings, MessagingClosed
 from pynomaly_tasks.messaging.backend import Catalog, Note
 from pynomaly_tasks.messaging.backends.abilities import RABBITMQ
 from pynomaly_tasks.messaging.backends.rabbitmq_census import Census
@@ -85,7 +86,18 @@ class RabbitBroker:
         connect_timeout_s: float = 2.0,
         timeout_s: float = 10.0,
     ) -> None:
-        """``url``: amqp:// or amqps://, with a virtual host. Nothing is connected yet."""
+        """``url``: amqp:// or amqps://, with a virtual host. Nothing is connected yet.
+
+        Raises InvalidSettings for another.
+        """
+        try:
+            is_fit = urlsplit(url).scheme in {"amqp", "amqps"} and urlsplit(url).port != 0
+        except ValueError:
+            is_fit = False
+        if not is_fit:
+            raise InvalidSettings.of(
+                "messaging.url", "must be amqp:// or amqps:// with a host, such as amqp://127.0.0.1:5672/"
+            )
         self._url = url
         self._namespace = namespace
         self._timeouts = {"connect_timeout_s": connect_timeout_s, "timeout_s": timeout_s}
