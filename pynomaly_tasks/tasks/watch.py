@@ -20,8 +20,6 @@ from pynomaly_tasks.queueing.queue import HURRY
 from pynomaly_tasks.tasks.identity import worker_id
 from pynomaly_tasks.telemetry import get_logger
 
-_REAP_EVERY_S = 0.2
-
 log = get_logger(__name__)
 
 
@@ -47,13 +45,6 @@ class Watch(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no typ
     def start(self, parent: Any) -> None:
         """Start watching."""
         threading.Thread(target=_watch, args=(parent,), name="job-watch", daemon=True).start()
-
-    def register_with_event_loop(self, parent: Any, hub: Any) -> None:
-        """Look for children that died. Celery may see one go before it can be reaped, and then looks
-        again only after 5 s, in which its slot and its job stand still."""
-        maintain_pool = getattr(parent.pool, "maintain_pool", None)
-        if maintain_pool is not None:
-            hub.call_repeatedly(_REAP_EVERY_S, maintain_pool)
 
 
 def _watch(worker: Any) -> None:

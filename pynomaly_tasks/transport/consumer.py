@@ -1,4 +1,4 @@
-"""A Celery consumer that notices soon that its broker is back, and lets tasks begin at once.
+"""A Celery consumer that notices soon that its broker is back or a child is gone, and lets tasks begin at once.
 
 Use it by name: ``worker_consumer = "pynomaly_tasks.transport.consumer:Consumer"``, with
 ``broker_connection_max_retries = None``, because the tries are more.
@@ -17,6 +17,9 @@ from pynomaly_tasks.transport.hand_over import begin_at_once
 #: Between two tries to connect. Celery waits 2 s longer each time, up to 30 s, so that a worker may stand
 #: idle for half a minute after its broker is back.
 RETRY_EVERY_S = 1.0
+#: Celery learns that a child has ended when it closes its descriptors, an instant before it can be reaped. Where
+#: it misses that, it looks again after 5 s, and a task that was given to this child waits for as long.
+REAP_EVERY_S = 0.2
 
 
 class Consumer(consumer.Consumer):  # type: ignore[misc]  # Celery has no types
@@ -29,6 +32,11 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]  # Celery has no types
     def _is_alone(self) -> bool:
         channel = self.task_consumer.channel
         return isinstance(channel, Reserving) and channel.is_delivering_one
+
+    def register_with_event_loop(self, hub: Any) -> None:
+        """Also look for children that have ended."""
+        super().register_with_event_loop(hub)
+        hub.call_repeatedly(REAP_EVERY_S, self.pool.maintain_pool)
 
     def ensure_connected(self, conn: Any) -> Any:
         """Connect, however long it takes."""

@@ -36,6 +36,7 @@ app.conf.update(
         "max_body_bytes": 2_000_000,
         **json.loads(os.environ.get("TRANSPORT_OPTIONS", "{}")),
     },
+    **json.loads(os.environ.get("TRANSPORT_CONF", "{}")),
 )
 
 if key := os.environ.get("TRANSPORT_DIES"):
@@ -71,7 +72,9 @@ def effects() -> redis.Redis:
 def work(self: Any, number: int, lasts_s: float = 0.0, gate: str | None = None) -> int:
     """Write down a start and an end of ``number``; wait for ``gate`` where one is named."""
     client = effects()
-    run = {"number": number, "run": uuid.uuid4().hex, "group": os.getpgid(0), "clock": time.time()}
+    run = {
+        "number": number, "run": uuid.uuid4().hex, "group": os.getpgid(0), "pid": os.getpid(), "clock": time.time()
+    }  # fmt: skip
     with client.pipeline() as step:
         step.xadd(LOG, {**run, "what": "start"})
         step.hincrby("starts", str(number), 1)

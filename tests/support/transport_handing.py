@@ -22,6 +22,7 @@ class _Noting:
     """To be put before a consumer."""
 
     on_task_request: Any
+    pool: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -29,7 +30,10 @@ class _Noting:
 
         def note(request: Any) -> None:
             give(request)
-            effects().rpush("handed", int(request.id in _begun))
+            has_begun = request.id in _begun  # in a pool of threads
+            if hasattr(self.pool._pool, "outbound_buffer"):
+                has_begun = not self.pool._pool.outbound_buffer  # it is in a child's pipe
+            effects().rpush("handed", int(has_begun))
 
         self.on_task_request = note
 

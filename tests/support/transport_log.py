@@ -20,6 +20,7 @@ class Run:
 
     number: int
     group: int
+    pid: int  #: of the process that ran it
     started_at: float
     clock_is_off_by_s: float  #: the worker's
     ended_at: float | None = None
@@ -65,7 +66,9 @@ def read_runs(effects: redis.Redis) -> Mapping[int, list[Run]]:
         at = int(entry_id.split(b"-")[0]) / 1000
         group = int(entry["group"])
         if entry["what"] == "start":
-            runs[entry["run"]] = Run(int(entry["number"]), group, at, float(entry["clock"]) - at)
+            runs[entry["run"]] = Run(
+                int(entry["number"]), group, int(entry["pid"]), at, float(entry["clock"]) - at
+            )
         elif entry["what"] == "end":
             runs[entry["run"]].ended_at = at
         else:
