@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from pynomaly_tasks.bootstrap import build_platform as build_platform
     from pynomaly_tasks.bootstrap import current_platform as current_platform
     from pynomaly_tasks.events.handlers import on_event as on_event
+    from pynomaly_tasks.hybrid.face import enqueue_job as enqueue_job
+    from pynomaly_tasks.hybrid.face import enqueue_job_async as enqueue_job_async
+    from pynomaly_tasks.hybrid.face import stream_update as stream_update
+    from pynomaly_tasks.hybrid.face import stream_update_async as stream_update_async
     from pynomaly_tasks.publishing import publish_event as publish_event
     from pynomaly_tasks.publishing import publish_event_async as publish_event_async
     from pynomaly_tasks.publishing import transaction as transaction
@@ -34,9 +38,13 @@ _HOMES = {
     "app": "bootstrap",
     "build_platform": "bootstrap",
     "current_platform": "bootstrap",
+    "enqueue_job": "hybrid.face",
+    "enqueue_job_async": "hybrid.face",
     "on_event": "events.handlers",
     "publish_event": "publishing",
     "publish_event_async": "publishing",
+    "stream_update": "hybrid.face",
+    "stream_update_async": "hybrid.face",
     "transaction": "publishing",
     "Settings": "settings",
     "detect_anomalies": "tasks.detection",

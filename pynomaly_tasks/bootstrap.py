@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pynomaly_tasks.jobs.rescue import Rescuer
     from pynomaly_tasks.jobs.run import Runner
     from pynomaly_tasks.jobs.submit import Submitter
+    from pynomaly_tasks.kinds.services import Services
     from pynomaly_tasks.messaging import QueueManager
     from pynomaly_tasks.queueing.queue import CeleryQueue
     from pynomaly_tasks.realtime.bell import OutboxBell
@@ -288,29 +289,35 @@ class Platform:
         )
 
     @cached_property
-    def runner(self) -> Runner:
-        """Runs jobs in this process."""
-        from pynomaly_tasks.jobs.run import Runner
+    def services(self) -> Services:
+        """What the kinds of jobs need from the outside world."""
         from pynomaly_tasks.kinds.services import Services
         from pynomaly_tasks.senders.registry import build_channels
         from pynomaly_tasks.senders.webhook import build_webhooks
 
-        jobs = self.settings.jobs
         notifications, webhooks = self.settings.notifications, self.settings.webhooks
+        return Services(
+            datasets=self.datasets,
+            results=self.store,
+            artifacts=self.artifacts,
+            channels=build_channels(notifications.channels, notifications.timeout_s),
+            deliveries=self.store.deliveries,
+            webhooks=build_webhooks(webhooks.endpoints, webhooks.timeout_s),
+        )
+
+    @cached_property
+    def runner(self) -> Runner:
+        """Runs jobs in this process."""
+        from pynomaly_tasks.jobs.run import Runner
+
+        jobs = self.settings.jobs
         return Runner(
             self.store,
             self.submitter,
             self.announcer,
             self.artifacts,
             self.kinds,
-            Services(
-                datasets=self.datasets,
-                results=self.store,
-                artifacts=self.artifacts,
-                channels=build_channels(notifications.channels, notifications.timeout_s),
-                deliveries=self.store.deliveries,
-                webhooks=build_webhooks(webhooks.endpoints, webhooks.timeout_s),
-            ),
+            self.services,
             lease_s=jobs.lease_s,
             write_every_s=jobs.progress_every_s,
             time_limit_s=jobs.time_limit_s,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import rich_click as click
 
+from pynomaly_tasks.cli.messaging_tasks import tasks
 from pynomaly_tasks.cli.terminal import print_json, print_table
 from pynomaly_tasks.errors import InvalidSettings
 from pynomaly_tasks.settings import load_settings
@@ -27,6 +28,9 @@ _all = click.option("--all", "everything", is_flag=True, help="Every letter of t
 @click.group()
 def messaging() -> None:
     """Message queues of your own, beside the jobs."""
+
+
+messaging.add_command(tasks)
 
 
 @messaging.command()

@@ -78,6 +78,17 @@ class ArtifactStore:
             else:
                 self._filesystem().rm(self.address(job_id), recursive=True)
 
+    def list_ids(self) -> list[str]:
+        """Whose files are kept here."""
+        with _mapped_errors("all"):
+            try:
+                if self._local is not None:
+                    return sorted(path.name for path in self._local.iterdir())
+                found = self._filesystem().ls(self._url, detail=False)
+            except FileNotFoundError:
+                return []
+            return sorted(address.rstrip("/").rpartition("/")[2] for address in found)
+
     def _put_remote(self, path: Path, key: str) -> None:
         try:
             self._filesystem().put_file(str(path), self.address(key))

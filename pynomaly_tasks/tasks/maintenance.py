@@ -12,12 +12,12 @@ from celery import bootsteps
 from pynomaly_tasks.bootstrap import app, current_platform
 from pynomaly_tasks.core.system_events import HEALTH_KEY, SystemHealth
 from pynomaly_tasks.errors import PynomalyError
+from pynomaly_tasks.jobs.retention import remove_old_jobs
 from pynomaly_tasks.telemetry import get_logger
 
 log = get_logger(__name__)
 
 _DAY_S = 86_400.0
-_BATCH = 500
 
 
 class Maintenance(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no types
@@ -79,12 +79,7 @@ def cleanup() -> dict[str, int]:
     """Remove jobs that ended longer ago than ``data.keep_results_days``, and their files."""
     platform = current_platform()
     age_s = platform.settings.data.keep_results_days * _DAY_S
-    n_removed = 0
-    while job_ids := platform.store.list_ended_before(age_s, _BATCH):
-        for job_id in job_ids:
-            platform.artifacts.delete_job(job_id)
-        n_removed += platform.store.delete_jobs(job_ids)
-    return {"n_removed": n_removed}
+    return {"n_removed": remove_old_jobs(platform.store, platform.artifacts, age_s=age_s)}
 
 
 @app.task(name="pynomaly.tasks.monitor_health", ignore_result=False)

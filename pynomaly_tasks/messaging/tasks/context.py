@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pynomaly_tasks.errors import Interrupted, InvalidRequest, JobCancelled, TimeLimitExceeded
@@ -17,8 +18,8 @@ _MAX_STATUS_CHARACTERS = 200
 class TaskContext:
     """One attempt of a task, as its handler sees it. Its methods may be called from any thread."""
 
-    def __init__(self, record: TaskRecord, request: Request) -> None:
-        """Made by `TaskWorker`."""
+    def __init__(self, record: TaskRecord, request: Request, fetch: Callable[[str], Any]) -> None:
+        """Made by `TaskWorker`; ``fetch`` gets another task's result for a thread."""
         self.task_id = record.id
         self.type = record.type
         self.attempt = record.attempt  #: counts the starts, from 1
@@ -30,6 +31,8 @@ class TaskContext:
             math.inf if request.time_limit_s is None else time.monotonic() + request.time_limit_s
         )
         self._is_cancelled = False
+        self._fetch = fetch
+        self._loops_thread = threading.get_ident()
         self._progress: TaskProgress | None = None
 
     def progress(self, current: float, total: float, status: str = "") -> None:
@@ -42,6 +45,15 @@ class TaskContext:
             current=current, total=total, status=str(status)[:_MAX_STATUS_CHARACTERS]
         )
         self.checkpoint()
+
+    def result_of(self, task_id: str) -> Any:
+        """The result of another task, such as one of ``after``; for plain functions.
+
+        A coroutine awaits `Tasks.get_result`, which says what is raised.
+        """
+        if threading.get_ident() == self._loops_thread:
+            raise RuntimeError("result_of would block this event loop: await Tasks.get_result instead")
+        return self._fetch(task_id)
 
     @property
     def is_cancelled(self) -> bool:

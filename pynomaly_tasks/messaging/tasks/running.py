@@ -11,20 +11,22 @@ from typing import Any
 
 from pynomaly_tasks.core.retry import RetryPolicy
 from pynomaly_tasks.errors import InvalidMessage, TimeLimitExceeded, UnreadableMessage
-from pynomaly_tasks.messaging.codec import Codec
 from pynomaly_tasks.messaging.task_records import Beat, TaskRecord, TryOutcome
 from pynomaly_tasks.messaging.tasks.context import TaskContext
 from pynomaly_tasks.messaging.tasks.task import Request, TaskError, pack, pack_error, unpack
-from pynomaly_tasks.messaging.tasks.tasks import Handler
+from pynomaly_tasks.messaging.tasks.tasks import Handler, Tasks
 from pynomaly_tasks.messaging.worker import Reject
+
+_LONGEST_FETCH_S = 60.0
 
 
 class Attempt:
     """Runs a handler once, and says how that ended."""
 
-    def __init__(self, record: TaskRecord, codec: Codec, threads: Executor) -> None:
+    def __init__(self, record: TaskRecord, tasks: Tasks, threads: Executor) -> None:
         self.record = record
-        self._codec = codec
+        self._tasks = tasks
+        self._codec = tasks.codec
         self._threads = threads
         self._context: TaskContext | None = None
         self._work: asyncio.Future[Any] | None = None
@@ -62,7 +64,13 @@ class Attempt:
         except UnreadableMessage as error:
             self._failed("Unreadable", f"its arguments cannot be read by this worker: {error}")
             return
-        self._context = context = TaskContext(self.record, request)
+        loop = asyncio.get_running_loop()
+
+        def fetch(task_id: str) -> Any:
+            asked = asyncio.run_coroutine_threadsafe(self._tasks.get_result(task_id), loop)
+            return asked.result(_LONGEST_FETCH_S)
+
+        self._context = context = TaskContext(self.record, request, fetch)
         try:
             result = await self._call(handler, context)
         except Exception as error:

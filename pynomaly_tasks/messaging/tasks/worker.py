@@ -130,7 +130,7 @@ class TaskWorker:
         if started.record is None:
             log.info("task_had_ended", task_id=task_id)
             return
-        attempt = Attempt(started.record, self._tasks.codec, self._threads)
+        attempt = Attempt(started.record, self._tasks, self._threads)
         key = (task_id, started.record.attempt)
         self._running[key] = attempt
         try:
