@@ -18,9 +18,7 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import math
-import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -39,6 +37,7 @@ from pynomaly_tasks.messaging.backends.sqs_items import (
     new_name,
     to_message,
 )
+from pynomaly_tasks.messaging.backends.sqs_lanes import SqsLanes, queue_prefix
 from pynomaly_tasks.messaging.capabilities import Support
 from pynomaly_tasks.messaging.plain_broker import Item, LaneCount, LaneGone, Lying, Taken, Traits
 
@@ -49,14 +48,40 @@ _BATCH = 10
 #: Between looks where a wait is shorter than a second, which is the least that SQS waits.
 _SHORT_PAUSE_S = 0.1
 _SWEEP_EVERY = 1_000
-#: What AWS asks to wait before a new queue is used.
-_NEW_QUEUE_S = 1.0
+#: How long an answer may have been on its way.
+_LATENCY_S = 0.25
 
 
 @dataclass(frozen=True, slots=True)
 class _Token:
     url: str
+    message_id: str
     handle: str
+
+
+class _Leases:
+    """When what this process holds is lost. SQS takes old receipts without a word, so it is asked here first."""
+
+    def __init__(self) -> None:
+        self._held: dict[tuple[str, str], tuple[_Token, float]] = {}
+        self._n_begun = 0
+
+    def begin(self, token: _Token, until: float) -> None:
+        """An older delivery of the same message is lost."""
+        self._held[token.url, token.message_id] = (token, until)
+        self._n_begun += 1
+        if self._n_begun % _SWEEP_EVERY == 0:
+            now = time.monotonic()
+            self._held = {key: each for key, each in self._held.items() if each[1] > now}
+
+    def is_ours(self, token: _Token) -> bool:
+        """Whether it is held and its lease has not ended."""
+        held, until = self._held.get((token.url, token.message_id), (None, 0.0))
+        return held == token and until > time.monotonic()
+
+    def end(self, token: _Token) -> None:
+        """It is settled, or lost."""
+        self._held.pop((token.url, token.message_id), None)
 
 
 class SqsBroker:
@@ -82,18 +107,19 @@ class SqsBroker:
             self.traits = replace(self.traits, longest_delay_s=0.0)
         self._namespace = namespace
         self._connection = SqsConnection(address, connect_timeout_s=connect_timeout_s, timeout_s=timeout_s)
-        self._catalog = SqsCatalog(self._connection, f"{self._prefix()}catalog.fifo")
-        self._browser = SqsBrowser(self._connection)
-        self._urls: dict[str, str] = {}
-        self._until: dict[_Token, float] = {}
-        self._n_taken = 0
+        self._know_nothing()
         self._cleaning: set[asyncio.Task[None]] = set()
+
+    def _know_nothing(self) -> None:
+        prefix = queue_prefix(self._namespace)
+        self._catalog = SqsCatalog(self._connection, f"{prefix}catalog.fifo")
+        self._lanes = SqsLanes(self._connection, self._catalog, prefix)
+        self._browser = SqsBrowser(self._connection)
+        self._leases = _Leases()
 
     async def open(self) -> None:
         """One request."""
-        self._catalog = SqsCatalog(self._connection, f"{self._prefix()}catalog.fifo")
-        self._browser = SqsBrowser(self._connection)
-        self._urls, self._until = {}, {}
+        self._know_nothing()
         await self._connection.open()
         try:
             await self._catalog.open()
@@ -117,60 +143,20 @@ class SqsBroker:
 
     async def declare(self, name: str, record: bytes) -> bytes:
         """Keep the record, or return the one that stands."""
-        standing = (await self._catalog.read()).records.get(name)
-        if standing is None:
-            standing = (await self._catalog.write(lambda records: _add(records, name, record))).records[name]
-        return standing
+        return await self._catalog.declare(name, record)
 
     async def forget(self, name: str) -> bool:
         """Drop a record."""
-        was_there = False
-
-        def drop(records: dict[str, bytes]) -> bool:
-            nonlocal was_there
-            was_there = records.pop(name, None) is not None
-            return was_there
-
-        if name in (await self._catalog.read()).records:
-            await self._catalog.write(drop)
-        return was_there
+        return await self._catalog.forget(name)
 
     async def make_lane(self, lane: str) -> None:
-        """A queue whose name no queue had before: AWS refuses one that was deleted within the last minute."""
-        if lane in self._urls:
-            return
-        record = (await self._catalog.read()).records.get(f"sqs/{lane}")
-        if record is None:
-            mine = new_name()[:10]
-            url = await self._create(lane, mine)
-            record = await self.declare(f"sqs/{lane}", mine.encode())
-            if record != mine.encode():
-                await self._connection.call("delete_queue", QueueUrl=url)
-            elif self._connection.address.endpoint is None:
-                await asyncio.sleep(_NEW_QUEUE_S)
-        self._urls[lane] = await self._create(lane, record.decode())
-
-    async def _create(self, lane: str, mark: str) -> str:
-        """Its URL; with the same attributes it may be there already."""
-        attributes = {"MessageRetentionPeriod": "1209600"}
-        if self._is_fifo:
-            attributes |= {"FifoQueue": "true", "ContentBasedDeduplication": "false"}
-        name = queue_name(self._prefix(), lane, mark) + (".fifo" if self._is_fifo else "")
-        answer = await self._connection.call("create_queue", QueueName=name, Attributes=attributes)
-        return str(answer["QueueUrl"])
+        """See `sqs_lanes`."""
+        await self._lanes.make(lane)
 
     async def erase_lane(self, lane: str) -> None:
         """Delete the queue."""
-        self._browser.forget(self._urls.pop(lane, ""))
-        record = (await self._catalog.read()).records.get(f"sqs/{lane}")
-        if record is None:
-            return
-        await self.forget(f"sqs/{lane}")
-        try:
-            url = await self._create(lane, record.decode())
-            await self._connection.call("delete_queue", QueueUrl=url)
-        except LaneGone:
-            return
+        self._browser.forget(self._lanes.forget(lane))
+        await self._lanes.erase(lane)
 
     async def append(self, items: Sequence[Item]) -> None:
         """In batches of what SQS takes at once, one after the other."""
@@ -180,7 +166,7 @@ class SqsBroker:
         await asyncio.gather(*(self._append(lane, each) for lane, each in by_lane.items()))
 
     async def _append(self, lane: str, items: Sequence[Item]) -> None:
-        url = self._url(lane)
+        url = self._lanes.url(lane)
         self._browser.forget(url)
         batch: list[dict[str, Any]] = []
         n_bytes = 0
@@ -200,7 +186,7 @@ class SqsBroker:
         try:
             await self._connection.batch("send_message_batch", url, batch)
         except LaneGone:
-            self._urls.pop(lane, None)
+            self._lanes.forget(lane)
             raise
 
     def _group(self, lane: str) -> dict[str, str]:
@@ -258,7 +244,7 @@ class SqsBroker:
             raise
 
     async def _ask(self, lane: str, n: int, lease_s: float, poll_s: int) -> list[Taken]:
-        url = self._url(lane)
+        url, started = self._lanes.url(lane), time.monotonic()
         try:
             answer = await self._connection.call(
                 "receive_message",
@@ -271,18 +257,16 @@ class SqsBroker:
                 MessageSystemAttributeNames=["ApproximateReceiveCount", "SentTimestamp"],
             )
         except LaneGone:
-            self._urls.pop(lane, None)
+            self._lanes.forget(lane)
             raise
-        until = time.monotonic() + _whole(lease_s)
+        # The service began to count before the answer was here.
+        began = started if poll_s == 0 else time.monotonic() - _LATENCY_S
+        until = began + _whole(lease_s)
         return [self._taken(lane, url, message, until) for message in answer.get("Messages", ())]
 
     def _taken(self, lane: str, url: str, message: Mapping[str, Any], until: float) -> Taken:
-        token = _Token(url, message["ReceiptHandle"])
-        self._until[token] = until
-        self._n_taken += 1
-        if self._n_taken % _SWEEP_EVERY == 0:
-            now = time.monotonic()
-            self._until = {token: end for token, end in self._until.items() if end > now}
+        token = _Token(url, message["MessageId"], message["ReceiptHandle"])
+        self._leases.begin(token, until)
         return Taken(lane=lane, token=token, data=data_of(message), n_earlier=n_earlier_of(message))
 
     async def _put_back_later(self, asking: asyncio.Task[list[Taken]]) -> None:
@@ -297,7 +281,7 @@ class SqsBroker:
             await self.release(taken)
             return
         entry, _ = to_message(taken.data, n_earlier=taken.n_earlier)
-        await self._connection.batch("send_message_batch", self._url(taken.lane), [entry])
+        await self._connection.batch("send_message_batch", self._lanes.url(taken.lane), [entry])
         await self.acknowledge([taken])
 
     async def acknowledge(self, taken: Sequence[Taken]) -> list[bool]:
@@ -319,8 +303,7 @@ class SqsBroker:
     async def _for_each(
         self, taken: Sequence[Taken], action: str, more: Mapping[str, Any], lease_s: float | None
     ) -> list[bool]:
-        now = time.monotonic()
-        answers = [self._until.get(self._token(each), 0.0) > now for each in taken]
+        answers = [self._leases.is_ours(self._token(each)) for each in taken]
         ours: dict[str, list[int]] = {}
         for n, each in enumerate(taken):
             if answers[n]:
@@ -329,6 +312,7 @@ class SqsBroker:
             for at in range(0, len(numbers), _BATCH):
                 chosen = numbers[at : at + _BATCH]
                 entries = [{"ReceiptHandle": self._token(taken[n]).handle, **more} for n in chosen]
+                asked = time.monotonic()
                 try:
                     done = await self._connection.batch(action, url, entries)
                 except (LaneGone, NotInFlight):
@@ -336,14 +320,14 @@ class SqsBroker:
                 for n, is_done in zip(chosen, done, strict=True):
                     answers[n] = is_done
                     if is_done and lease_s is not None:
-                        self._until[self._token(taken[n])] = time.monotonic() + lease_s
+                        self._leases.begin(self._token(taken[n]), asked + lease_s)
                     else:
-                        self._until.pop(self._token(taken[n]), None)
+                        self._leases.end(self._token(taken[n]))
         return answers
 
     async def purge(self, lane: str) -> int:
         """Receive and delete."""
-        url, n = self._url(lane), 0
+        url, n = self._lanes.url(lane), 0
         self._browser.forget(url)
         while taken := await self._receive(lane, _BATCH, 30.0, 0):
             n += sum(await self.acknowledge(taken))
@@ -354,24 +338,24 @@ class SqsBroker:
         name = "ApproximateNumberOfMessages"
         names = [name, f"{name}NotVisible", f"{name}Delayed"]
         answer = await self._connection.call(
-            "get_queue_attributes", QueueUrl=self._url(lane), AttributeNames=names
+            "get_queue_attributes", QueueUrl=self._lanes.url(lane), AttributeNames=names
         )
         waiting, held, delayed = (int(answer["Attributes"][each]) for each in names)
         return LaneCount(waiting=waiting, held=held, delayed=delayed)
 
     async def browse(self, lane: str, *, after: str, limit: int) -> list[Lying]:
         """As they were sent; see `sqs_browsing`."""
-        seen = await self._browser.look(self._url(lane))
+        seen = await self._browser.look(self._lanes.url(lane))
         return [each.lying for key, each in seen.items() if key > after][:limit]
 
     async def find(self, lane: str, key: str) -> Lying | None:
         """By its key."""
-        seen = (await self._browser.look(self._url(lane))).get(key)
+        seen = (await self._browser.look(self._lanes.url(lane))).get(key)
         return None if seen is None else seen.lying
 
     async def remove(self, lane: str, key: str) -> bool:
         """By the receipt of when it was looked at."""
-        return await self._browser.remove(self._url(lane), key)
+        return await self._browser.remove(self._lanes.url(lane), key)
 
     async def add_note(self, note: Note) -> None:
         """Never called: confirmations are absent."""
@@ -382,37 +366,10 @@ class SqsBroker:
         self._connection.check_open()
         return frozenset()
 
-    def _url(self, lane: str) -> str:
-        self._connection.check_open()
-        if lane not in self._urls:
-            raise LaneGone(f"the lane {lane} is not made")
-        return self._urls[lane]
-
-    def _prefix(self) -> str:
-        """Readable, and with a hash, as namespaces may hold what SQS does not take."""
-        mark = hashlib.sha256(self._namespace.encode()).hexdigest()[:8]
-        return f"{_plain(self._namespace)[:16]}-{mark}-"
-
     def _token(self, taken: Taken) -> _Token:
         assert isinstance(taken.token, _Token)
         return taken.token
 
 
-def queue_name(prefix: str, lane: str, mark: str) -> str:
-    """At most 75 characters of those that SQS takes; the mark makes it one of a kind."""
-    return f"{prefix}{_plain(lane)[: 74 - len(prefix) - len(mark)]}-{mark}"
-
-
-def _plain(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_-]", "_", text)
-
-
 def _whole(lease_s: float) -> int:
     return max(1, min(math.ceil(lease_s), _LONGEST_LEASE_S))
-
-
-def _add(records: dict[str, bytes], name: str, record: bytes) -> bool:
-    if name in records:
-        return False
-    records[name] = record
-    return True

@@ -88,6 +88,28 @@ class SqsCatalog:
                 )
             return catalog
 
+    async def declare(self, name: str, record: bytes) -> bytes:
+        """Keep the record, or return the one that stands."""
+
+        def add(records: dict[str, bytes]) -> bool:
+            return records.setdefault(name, record) is record
+
+        standing = (await self.read()).records.get(name)
+        return (await self.write(add)).records[name] if standing is None else standing
+
+    async def forget(self, name: str) -> bool:
+        """Drop a record; whether there was one."""
+        was_there = False
+
+        def drop(records: dict[str, bytes]) -> bool:
+            nonlocal was_there
+            was_there = records.pop(name, None) is not None
+            return was_there
+
+        if name in (await self.read()).records:
+            await self.write(drop)
+        return was_there
+
     async def _receive(self, hold_s: int) -> list[Mapping[str, Any]]:
         end = time.monotonic() + _WAIT_S
         while True:

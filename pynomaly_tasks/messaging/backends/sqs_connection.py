@@ -11,10 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from aiobotocore.config import AioConfig
-from aiobotocore.session import get_session
+import aiobotocore  # noqa: F401  # absent, it is told when the backend is chosen; the rest binds a socket as it is imported
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
-from botocore.loaders import create_loader
 
 from pynomaly_tasks.errors import BrokerUnavailable, InvalidSettings, MessagingClosed
 from pynomaly_tasks.messaging.plain_broker import LaneGone
@@ -80,6 +78,9 @@ class SqsConnection:
 
     async def open(self) -> None:
         """Nothing is sent yet."""
+        from aiobotocore.config import AioConfig
+        from aiobotocore.session import get_session
+
         config = AioConfig(
             connect_timeout=self._connect_timeout_s,
             read_timeout=self._timeout_s + 20.0,
@@ -145,6 +146,8 @@ def _as_stream(request: Any, **_: Any) -> None:
 @functools.cache
 def _model() -> Any:
     """The description of the service, which takes a tenth of a second to read: once a process."""
+    from botocore.loaders import create_loader
+
     return create_loader()
 
 
