@@ -89,7 +89,10 @@ class Link:
             await self._drop()
             raise BrokerUnavailable(f"RabbitMQ gave no answer within {self._timeout_s:g} s") from None
         except ChannelNotFoundEntity as error:
-            raise LaneGone(str(error)) from error
+            # A queue whose server is only just starting is not found either, in other words.
+            if "no queue" in str(error):
+                raise LaneGone(str(error)) from error
+            raise BrokerUnavailable(f"RabbitMQ gave no answer: {error}") from error
         except (AMQPError, ChannelInvalidStateError, OSError, RuntimeError) as error:
             self._check_open()
             raise BrokerUnavailable(f"RabbitMQ gave no answer: {type(error).__name__}: {error}") from error

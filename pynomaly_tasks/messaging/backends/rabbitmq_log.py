@@ -11,7 +11,9 @@ from collections.abc import Awaitable, Callable
 
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 
+from pynomaly_tasks.errors import BrokerUnavailable
 from pynomaly_tasks.messaging.backends.rabbitmq_link import Link
+from pynomaly_tasks.messaging.plain_broker import LaneGone
 
 _PREFETCH = 2_000
 _ACK_EVERY = 500
@@ -82,9 +84,12 @@ class StreamLog:
             if len(found) % _ACK_EVERY == 0:
                 await message.channel.basic_ack(message.delivery_tag or 0, multiple=True, wait=False)
 
-        async with self._link.answered():
-            queue = await channel.get_queue(self._name, ensure=False)
-            tag = await queue.consume(come, arguments={"x-stream-offset": start})
-            await enough.wait()
-            await queue.cancel(tag)
+        try:
+            async with self._link.answered():
+                queue = await channel.get_queue(self._name, ensure=False)
+                tag = await queue.consume(come, arguments={"x-stream-offset": start})
+                await enough.wait()
+                await queue.cancel(tag)
+        except LaneGone as error:
+            raise BrokerUnavailable(f"somebody deleted the stream {self._name}") from error
         return found
