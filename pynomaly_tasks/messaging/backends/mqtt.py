@@ -18,7 +18,8 @@ that asks finds nobody listening and takes its place, in the time of one round t
 
 What is sent goes by quality of service 1, or 2 with ``?qos=2`` in the URL; queues never by 0, which brokers do not
 keep for a session that is away. What was handed out is retained (by 0, on the host's connection), so that the next host
-knows holders, leases and counts; leases and delays go by the clocks of the processes.
+knows holders, leases and counts, unless the broker ended before it had read that: then it hands out again what is
+held. Leases and delays go by the clocks of the processes.
 
 Why no shared subscriptions: Mosquitto 2.0.11 gives each message to one member when it is published, whether or not
 that one takes any; what a dead member had not acknowledged, and what went on being sent to it, is gone with its session

@@ -44,10 +44,10 @@ class Host:
         self._timeout_s = timeout_s
         self._desk = Desk()
         self._held: dict[str, bytes] = {}  # retained records, as the last host left them
-        self._recorded: set[str] = set()
+        self._early: dict[str, Arrival] = {}  # in order; not looked at yet
         self._mark = uuid.uuid4().hex
+        self._has_all = asyncio.Event()
         self._is_loaded = asyncio.Event()
-        self._n_seen = 0
         self.link: Link | None = None
 
     @property
@@ -69,16 +69,19 @@ class Host:
         await self._load()
 
     async def _load(self) -> None:
-        while not self._is_loaded.is_set() and self._n_seen < _FULL:
-            n_seen = self._n_seen
+        while not self._has_all.is_set() and len(self._early) < _FULL:
+            n_seen = len(self._early)
             try:
                 async with asyncio.timeout(self._timeout_s):
-                    await self._is_loaded.wait()
+                    await self._has_all.wait()
             except TimeoutError:
-                if not self.is_up or n_seen == self._n_seen:
+                if not self.is_up or n_seen == len(self._early):
                     raise HostLost(f"the broker did not hand over what lies in {self.lane} in time") from None
         self._check_up()
-        for key in set(self._held) - self._recorded:
+        for key, message in self._early.items():
+            self._add(key, message)
+        self._early.clear()
+        for key in self._held:
             # Of an item that was acknowledged when its host died.
             self._forget(key)
         self._held.clear()
@@ -86,7 +89,6 @@ class Host:
 
     def arrived(self, message: Arrival) -> None:
         """A message of the lane's session."""
-        self._n_seen += 1
         if self.link is None:
             return
         if message.topic != self._topics.items(self.lane):
@@ -96,18 +98,25 @@ class Host:
             return
         said = message.attributes
         key = said.get(KEY, f"m{message.mid:05}")
-        if MARK in said or key in self._desk:
+        if MARK in said or key in self._desk or key in self._early:
             self.link.acknowledge(message.mid)
             if said.get(MARK) == self._mark:
-                self._is_loaded.set()
+                self._has_all.set()
             return
+        if self._is_loaded.is_set():
+            self._add(key, message)
+        else:
+            # With the connection they come at once, before the records of who holds what.
+            self._early.setdefault(key, message)
+
+    def _add(self, key: str, message: Arrival) -> None:
+        said = message.attributes
         slot = Slot(key, message.mid, message.payload, _whole(said.get(PRIORITY)), _number(said.get(SENT_AT)))
         due_s = _number(said.get(DUE_AT)) - time.time()
         if due_s > 0:
             slot.wakes_at = time.monotonic() + due_s
-        if (record := self._held.get(key)) is not None:
-            self._recorded.add(key)
-            slot.n_handed, slot.fence, until = orjson.loads(record)
+        if (record := _read(self._held.pop(key, b""))) is not None:
+            slot.n_handed, slot.fence, until = record
             slot.wakes_at = time.monotonic() + until - time.time() if until > time.time() else None
         self._desk.add(slot)
 
@@ -120,7 +129,7 @@ class Host:
         until = time.time() + lease_s
         for slot in taken:
             self._record(slot, until)
-        self._check_up()
+        self._check_up().write_now(len(taken))
         return [[slot.key, slot.fence, slot.n_handed - 1] for slot in taken], [slot.data for slot in taken]
 
     async def wait(self, wait_s: float) -> Answer:
@@ -214,7 +223,7 @@ class Host:
         await link.answer(link.send(self._topics.flush, b"", qos=1))
 
     def _record(self, slot: Slot, until: float) -> None:
-        """For the next host: at once on the way, so that not even a kill comes before it."""
+        """For the next host."""
         record = orjson.dumps([slot.n_handed, slot.fence, until]) if slot.n_handed else b""
         self._check_up().send(self._topics.held(self.lane, slot.key), record, qos=0, retain=True)
 
@@ -231,6 +240,15 @@ METHODS = {
     name: getattr(Host, name)
     for name in ("take", "wait", "settle", "release", "extend", "purge", "count", "browse", "find", "remove")
 }
+
+
+def _read(record: bytes) -> tuple[int, str, float] | None:
+    """Handings, fence and end of the lease; None where there is nothing, or nothing of ours."""
+    try:
+        n_handed, fence, until = orjson.loads(record)
+        return int(n_handed), str(fence), float(until)
+    except (ValueError, TypeError):
+        return None
 
 
 def _number(text: str | None) -> float:

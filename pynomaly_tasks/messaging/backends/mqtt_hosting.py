@@ -66,7 +66,8 @@ class Switchboard:
 
     async def catch_up(self) -> None:
         """Return when all that was retained before has arrived."""
-        await self.view.catch_up(await self.connected(), self.topics.answers(self.me), self._timeout_s)
+        link = await self.connected()  # first: it may begin another view
+        await self.view.catch_up(link, self.topics.answers(self.me), self._timeout_s)
 
     def lock(self, what: str) -> asyncio.Lock:
         """One task of this process at a time makes a lane, or takes its session."""
@@ -91,8 +92,14 @@ class Switchboard:
                     line, blobs = await self._ask(lane, do, arguments)
             except HostLost:
                 was_tried = True
+                await self._pause(n)
             except _HostGone:
-                await self._host(lane, n)
+                await self._pause(n)
+                await self._host(lane)
+            except BrokerUnavailable:
+                if host is None or host.is_up:
+                    raise
+                was_tried = True  # taken in the middle of it
             else:
                 if do == "settle" and was_tried:
                     # It was ours when it was first tried; that it is not there now means that it was done then.
@@ -120,10 +127,13 @@ class Switchboard:
         finally:
             del self._asked[number]
 
-    async def _host(self, lane: str, n_tries: int) -> None:
-        """Take the lane's session, unless another task does."""
+    async def _pause(self, n_tries: int) -> None:
+        """Spread those that contend for one lane."""
         if n_tries:
-            await asyncio.sleep(random.uniform(0.0, 0.02 * n_tries))  # spreads contenders, guards nothing
+            await asyncio.sleep(random.uniform(0.0, 0.02 * n_tries))
+
+    async def _host(self, lane: str) -> None:
+        """Take the lane's session, unless another task does."""
         starting = self._starting.get(lane)
         if starting is None:
             starting = self._starting[lane] = asyncio.ensure_future(self._start_hosting(lane))
@@ -153,6 +163,7 @@ class Switchboard:
             except BaseException as error:
                 await host.stop()
                 if isinstance(error, BrokerUnavailable) and main.is_up:
+                    await main.unlisten(self.topics.asks(lane))
                     return  # another process took the session meanwhile
                 raise
             if not self._is_open:
@@ -177,26 +188,28 @@ class Switchboard:
         """What another process asked this one as the host."""
         async with self.lock(lane):
             host = self._hosts.get(lane)
-        try:
-            if host is None:
-                raise HostLost
-            line, blobs = await METHODS[do](host, *arguments)
-            answer = pack([number, "done", line], blobs)
-        except HostLost:
-            answer = pack([number, "lost", None])
         with suppress(BrokerUnavailable):
             link = await self.connected()
-            code = await link.answer(link.send(self.topics.answers(to), answer, qos=1))
-            if code == NO_MATCHING_SUBSCRIBERS and do == "take" and host is not None:
-                for key, fence, _ in line:
-                    await host.release(key, fence)
+            try:
+                if host is None:
+                    raise HostLost
+                line, blobs = await METHODS[do](host, *arguments)
+                answer = pack([number, "done", line, lane, do], blobs)
+            except HostLost:
+                # Then nobody is told so a second time.
+                await self._stop_listening(lane, link)
+                answer = pack([number, "lost", None, lane, do])
+            await link.answer(link.send(self.topics.answers(to), answer, qos=1))
 
     def _answered(self, data: bytes) -> None:
         """The answer of a host to this process."""
-        (number, how, line), blobs = unpack(data)
+        (number, how, line, lane, do), blobs = unpack(data)
         asked = self._asked.get(number)
         if asked is None or asked.done():
-            return  # of a question that was given up: what it took comes again when the lease ends
+            # Of a question that was given up. What it took waits again.
+            for key, fence, _ in line if do == "take" and how == "done" else ():
+                self._background(self._put_back(lane, key, fence))
+            return
         if how == "done":
             asked.set_result((line, blobs))
         else:
@@ -261,6 +274,10 @@ class Switchboard:
             self._fail_asked()
         if message.qos and self._linking is not None:
             self._linking.acknowledge(message.mid)
+
+    async def _put_back(self, lane: str, key: str, fence: str) -> None:
+        with suppress(BrokerUnavailable, LaneGone, MessagingClosed):
+            await self.call(lane, "release", key, fence)
 
     def _background(self, coroutine: Any) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)

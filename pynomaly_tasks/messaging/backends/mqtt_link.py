@@ -31,6 +31,8 @@ NO_MATCHING_SUBSCRIBERS = 0x10
 _KEEPALIVE_S = 4
 
 _FAILURES = 0x80
+#: Packets that may wait to be written before those that are written at once.
+_MOST_BEFORE = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +184,7 @@ class Link(aiomqtt.Client):
         expires_s: float | None = None,
         attributes: Mapping[str, str] | None = None,
     ) -> asyncio.Future[int]:
-        """Write it at once; the future has the broker's reason code, 0 for quality 0. Raises BrokerUnavailable."""
+        """Write it soon; the future has the broker's reason code, 0 for quality 0. Raises BrokerUnavailable."""
         properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]  # paho's own
         if expires_s is not None:
             properties.MessageExpiryInterval = min(math.ceil(expires_s), FOR_EVER - 1)
@@ -240,6 +242,13 @@ class Link(aiomqtt.Client):
         """The message is done; whether that could be written. One of quality 0, which has no ``mid``, is done already."""
         return mid == 0 or (self.is_up and self._client.ack(mid, 1) == MQTT_ERR_SUCCESS)
 
+    def write_now(self, n_packets: int) -> None:
+        """Hand what was sent to the system, so that it arrives though this process be killed the next moment."""
+        for _ in range(n_packets + _MOST_BEFORE):
+            if not self.is_up or not self._client.want_write():
+                break
+            self._write(self._client)
+
     def _on_message(self, client: Any, userdata: Any, message: MQTTMessage) -> None:
         self._arrived(
             Arrival(
@@ -252,13 +261,24 @@ class Link(aiomqtt.Client):
         )
 
     def _on_socket_register_write(self, client: Any, userdata: Any, sock: Any) -> None:
-        def write_when_possible() -> None:
-            # Connecting and disconnecting, it may have been closed since.
-            if sock.fileno() >= 0:
-                register(client, userdata, sock)
+        self._loop.call_soon_threadsafe(self._write_when_possible, client, sock)
 
-        register = super()._on_socket_register_write
-        self._loop.call_soon_threadsafe(write_when_possible)
+    def _write_when_possible(self, client: Any, sock: Any) -> None:
+        # Since it was asked for, all may have been written, and the socket may have been closed.
+        if sock is client.socket() and sock.fileno() >= 0 and client.want_write():
+            self._loop.add_writer(sock.fileno(), self._write, client)
+
+    def _on_socket_close(self, client: Any, userdata: Any, sock: Any) -> None:
+        if sock.fileno() >= 0:
+            self._loop.remove_writer(sock.fileno())
+        super()._on_socket_close(client, userdata, sock)
+
+    def _write(self, client: Any) -> None:
+        try:
+            client.loop_write()
+        except OSError as error:
+            if not self._disconnected.done():
+                self._disconnected.set_exception(error)
 
     def _on_publish(self, client: Any, userdata: Any, mid: int, reason_code: Any, properties: Any) -> None:
         sent = self._sent.pop(mid, None)
