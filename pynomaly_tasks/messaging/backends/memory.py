@@ -148,7 +148,7 @@ class MemoryBackend:
         self._broker.n_fences += 1
         item.fence = str(self._broker.n_fences)
         item.n_deliveries += 1
-        _lease(channel, item, now + lease_s)
+        channel.lease(item, now + lease_s)
         is_expired = item.expires_at is not None and item.expires_at <= now
         channel.counts["delivered"] += not is_expired
         return Held(
@@ -190,7 +190,7 @@ class MemoryBackend:
             channel.counts["requeued"] += 1
         else:
             item.n_deliveries -= 1
-        _lease(channel, item, self._broker.clock() + delay_s)
+        channel.lease(item, self._broker.clock() + delay_s)
         channel.wake(1)
         return True
 
@@ -201,7 +201,7 @@ class MemoryBackend:
             channel, item = self._find(each)
             # One that ran out lies among the waiting already, and is not taken from there again.
             if item is not None and item.lease_until is not None:
-                _lease(channel, item, self._broker.clock() + lease_s)
+                channel.lease(item, self._broker.clock() + lease_s)
             answers.append(item is not None and item.lease_until is not None)
         return answers
 
@@ -276,11 +276,6 @@ class MemoryBackend:
         channel = self._broker.channel(held.channel)
         item = channel.items.get(held.key)
         return channel, item if item is not None and item.fence == held.fence else None
-
-
-def _lease(channel: Channel, item: Item, until: float) -> None:
-    item.lease_until = until
-    heapq.heappush(channel.leases, (until, item.key))
 
 
 def _next(channel: Channel, n: int, lowest: bool) -> Iterator[Item]:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import itertools
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from pynomaly_tasks.messaging.backend import Entry, Note
 from pynomaly_tasks.messaging.backends.memory_records import MemoryTasks
+
+#: More entries of a heap than this may be gone or ended, before they are thrown out.
+_MAX_GONE = 1_000
 
 
 @dataclass(slots=True)
@@ -44,8 +48,8 @@ class Channel:
     """One channel."""
 
     items: dict[str, Item] = field(default_factory=dict)  #: waiting and held, by key
-    waiting: list[tuple[tuple[int, int], str]] = field(default_factory=list)  #: heap
-    leases: list[tuple[float, str]] = field(default_factory=list)  #: heap; old ends stay until they pass
+    waiting: list[tuple[tuple[int, int], str]] = field(default_factory=list)  #: heap; some are gone
+    leases: list[tuple[float, str]] = field(default_factory=list)  #: heap; some have ended
     delayed: list[tuple[float, int, Item]] = field(default_factory=list)  #: heap
     windows: dict[str, float] = field(default_factory=dict)  #: deduplication key -> end; in order of ends
     counts: Counter[str] = field(default_factory=Counter)
@@ -57,6 +61,27 @@ class Channel:
     def depth(self) -> int:
         """Waiting, delayed and held."""
         return len(self.items) + len(self.delayed)
+
+    def enqueue(self, item: Item) -> None:
+        """Let a new one wait, behind all of its priority."""
+        if len(self.waiting) > 2 * len(self.items) + _MAX_GONE:
+            self.waiting = [(each.rank, key) for key, each in self.items.items() if each.lease_until is None]
+            heapq.heapify(self.waiting)
+        self.n_put += 1
+        item.rank = (255 - item.priority, self.n_put)
+        item.key = str(self.n_put)
+        self.items[item.key] = item
+        heapq.heappush(self.waiting, (item.rank, item.key))
+        self.wake(1)
+
+    def lease(self, item: Item, until: float) -> None:
+        """Let it wait again then."""
+        if len(self.leases) > 2 * len(self.items) + _MAX_GONE:
+            ends = ((each.lease_until, key) for key, each in self.items.items())
+            self.leases = [(end, key) for end, key in ends if end is not None]
+            heapq.heapify(self.leases)
+        item.lease_until = until
+        heapq.heappush(self.leases, (until, item.key))
 
     def wake(self, n: int) -> None:
         """Have ``n`` consumers that wait look again."""
@@ -83,7 +108,7 @@ class MemoryBroker:
             channel = self.channels[name] = Channel()
         now = self.clock()
         while channel.delayed and channel.delayed[0][0] <= now:
-            self.enqueue(channel, heapq.heappop(channel.delayed)[2])
+            channel.enqueue(heapq.heappop(channel.delayed)[2])
         while channel.leases and channel.leases[0][0] <= now:
             until, key = heapq.heappop(channel.leases)
             item = channel.items.get(key)
@@ -108,20 +133,17 @@ class MemoryBroker:
             heapq.heappush(channel.delayed, (now + entry.delay_s, channel.n_put, item))
             channel.wake(1)  # whoever waits must know when it falls due
         else:
-            self.enqueue(channel, item)
-
-    def enqueue(self, channel: Channel, item: Item) -> None:
-        """Let it wait, behind all of its priority."""
-        channel.n_put += 1
-        item.rank = (255 - item.priority, channel.n_put)
-        item.key = str(channel.n_put)
-        channel.items[item.key] = item
-        heapq.heappush(channel.waiting, (item.rank, item.key))
-        channel.wake(1)
+            channel.enqueue(item)
 
     def note(self, note: Note) -> None:
         """Keep the member, and forget the sets that ended."""
         now = self.clock()
-        self.notes = {key: value for key, value in self.notes.items() if value[0] > now}
-        _, members = self.notes.get(note.key, (0.0, set()))
-        self.notes[note.key] = (now + note.keep_s, members | {note.member})
+        until, members = self.notes.pop(note.key, (0.0, set()))
+        # At the end, so that those that end first come first.
+        self.notes[note.key] = (now + note.keep_s, (members if until > now else set()) | {note.member})
+        for key in _ended_first(self.notes, now):
+            del self.notes[key]
+
+
+def _ended_first(notes: Mapping[str, tuple[float, set[str]]], now: float) -> list[str]:
+    return [key for key, _ in itertools.takewhile(lambda each: each[1][0] <= now, notes.items())]
