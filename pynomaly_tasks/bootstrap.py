@@ -334,7 +334,7 @@ class Platform:
 
 def build_messaging(settings: Settings) -> QueueManager:
     """The message queues, on the broker that the settings name; open it with ``async with``."""
-    from pynomaly_tasks.messaging import CodecLimits, build_manager
+    from pynomaly_tasks.messaging import CodecLimits, QueueOptions, build_manager
 
     chosen = settings.messaging
     above_kb = chosen.compress_above_kb
@@ -352,6 +352,7 @@ def build_messaging(settings: Settings) -> QueueManager:
         ),
         keys=[key.get_secret_value() for key in chosen.encryption_keys],
         max_fan_out=chosen.max_fan_out,
+        default_options=QueueOptions(dead_letters=chosen.dead_letters, max_size=chosen.max_size),
     )
 
 

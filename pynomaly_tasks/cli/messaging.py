@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import rich_click as click
 
+from pynomaly_tasks.cli.messaging_metrics import measured
 from pynomaly_tasks.cli.messaging_tasks import tasks
 from pynomaly_tasks.cli.terminal import print_json, print_table
 from pynomaly_tasks.errors import InvalidSettings
@@ -60,7 +61,12 @@ def queues() -> None:
 
 
 @messaging.command()
-@click.option("--queues", "names", required=True, metavar="A,B", help="Queues to take from.")
+@click.option(
+    "--queues",
+    "names",
+    metavar="A,B",
+    help="Queues to take from. Default: the setting messaging.consumer_group.",
+)
 @click.option(
     "--handlers", required=True, metavar="MODULE:FUNCTION",
     help="A function of yours; it is given the worker, and adds its handlers to it.",
@@ -70,9 +76,14 @@ def queues() -> None:
     "--batch-size", type=click.IntRange(1, 1_000), help="Messages of one fetch. Default: the setting."
 )
 @click.option("--once", is_flag=True, help="Handle what waits now, and end: for cron.")
-def worker(names: str, handlers: str, concurrency: int | None, batch_size: int | None, once: bool) -> None:
+def worker(
+    names: str | None, handlers: str, concurrency: int | None, batch_size: int | None, once: bool
+) -> None:
     """Handle messages until SIGTERM or Ctrl-C; then finish what is in hand, and take nothing more."""
     register = _find(handlers)
+    names = load_settings().messaging.consumer_group if names is None else names
+    if names is None:
+        raise click.UsageError("name --queues, or set messaging.consumer_group")
     queues = [name.strip() for name in names.split(",") if name.strip()]
     asyncio.run(_work(queues, register, concurrency, batch_size, once))
 
@@ -212,14 +223,16 @@ async def _work(
 
     settings = load_settings()
     configure_logging(level=settings.log.level, format=settings.log.format)
-    async with build_messaging(settings) as manager:
+    async with build_messaging(settings) as manager, measured(settings, manager) as metrics:
         worker = Worker(
             manager,
             queues,
             concurrency=concurrency or settings.messaging.concurrency,
             batch_size=batch_size or settings.messaging.batch_size,
             handler_timeout_s=settings.messaging.handler_timeout_s,
+            observe=metrics.observe,
         )
+        metrics.watch(worker)
         register(worker)
         if once:
             click.echo(f"{await worker.run_once()} tries")

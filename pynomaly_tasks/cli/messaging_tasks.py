@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import orjson
 import rich_click as click
 
+from pynomaly_tasks.cli.messaging_metrics import measured
 from pynomaly_tasks.cli.terminal import print_json, print_table
 from pynomaly_tasks.errors import InvalidRequest, InvalidSettings
 from pynomaly_tasks.settings import load_settings
@@ -168,12 +169,15 @@ async def _work(
         async with build_messaging(settings) as manager:
             found = build_tasks(manager, platform)
             register(found)
-            runs = TaskWorker(found, types=types, concurrency=concurrency)
-            if once:
-                click.echo(f"{await runs.run_once()} tries")
-            else:
-                click.echo(f"takes {', '.join(runs.types)}")
-                await runs.run()
+            async with measured(settings, manager) as metrics:
+                runs = TaskWorker(found, types=types, concurrency=concurrency, observe=metrics.observe)
+                for each in runs.workers.values():
+                    metrics.watch(each)
+                if once:
+                    click.echo(f"{await runs.run_once()} tries")
+                else:
+                    click.echo(f"takes {', '.join(runs.types)}")
+                    await runs.run()
     finally:
         platform.close()
 

@@ -30,7 +30,7 @@ from pynomaly_tasks.messaging.options import (
 from pynomaly_tasks.messaging.publishing import Route
 from pynomaly_tasks.messaging.receipt import Receipt
 from pynomaly_tasks.messaging.topics import TopicTrie
-from pynomaly_tasks.messaging.worker import Reject, Worker, WorkerStatistics
+from pynomaly_tasks.messaging.worker import Later, Reject, Worker, WorkerStatistics
 
 __all__ = [
     "BACKEND_NAMES",
@@ -49,6 +49,7 @@ __all__ = [
     "Guarantee",
     "Health",
     "Kind",
+    "Later",
     "Measure",
     "Message",
     "Overflow",

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pynomaly_tasks.messaging.backends import build_backend, build_custom_backend
 from pynomaly_tasks.messaging.codec import Codec, CodecLimits
 from pynomaly_tasks.messaging.manager import QueueManager
+from pynomaly_tasks.messaging.options import STANDARD, QueueOptions
 
 
 def build_manager(
@@ -20,6 +21,7 @@ def build_manager(
     limits: CodecLimits | None = None,
     keys: Sequence[str] = (),
     max_fan_out: int = 1_000,
+    default_options: QueueOptions = STANDARD,
 ) -> QueueManager:
     """The manager over the backend of that name, not open yet. ``custom``: module and class of one's own.
 
@@ -33,4 +35,9 @@ def build_manager(
         chosen = build_backend(
             backend, url, namespace=namespace, connect_timeout_s=connect_timeout_s, timeout_s=timeout_s
         )
-    return QueueManager(chosen, codec=Codec(limits=limits, keys=keys), max_fan_out=max_fan_out)
+    return QueueManager(
+        chosen,
+        codec=Codec(limits=limits, keys=keys),
+        max_fan_out=max_fan_out,
+        default_options=default_options,
+    )

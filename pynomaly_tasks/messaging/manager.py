@@ -68,9 +68,17 @@ class QueueManager:
     names what is wrong with its arguments before the broker sees them.
     """
 
-    def __init__(self, backend: Backend, *, codec: Codec | None = None, max_fan_out: int = 1_000) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        codec: Codec | None = None,
+        max_fan_out: int = 1_000,
+        default_options: QueueOptions = STANDARD,
+    ) -> None:
         """``max_fan_out``: most subscribers that one message is copied to."""
         self.backend = backend
+        self.default_options = default_options  #: of queues that are made without any
         self._session = Session(backend, codec or Codec())
         self._publisher = Publisher(self._session, max_fan_out)
         self.dead_letters = DeadLetters(self._session)
@@ -84,13 +92,14 @@ class QueueManager:
     ) -> None:
         await self.backend.close()
 
-    async def create_queue(self, name: str, options: QueueOptions = STANDARD) -> None:
+    async def create_queue(self, name: str, options: QueueOptions | None = None) -> None:
         """Make it; that it is there already with the same options is fine.
 
         Raises QueueExists where its options are others, NotSupported where the backend lacks something
         that they ask for, InvalidQueue for a name that cannot be.
         """
         check_name(name, "queue", InvalidQueue)
+        options = self.default_options if options is None else options
         if not isinstance(options, QueueOptions):
             raise InvalidQueue.of("options", f"must be QueueOptions, not {type(options).__name__}")
         self._check_capabilities(options)
@@ -181,7 +190,7 @@ class QueueManager:
         pattern_segments(pattern, "pattern", InvalidQueue)
         check_name(subscriber, "subscriber", InvalidQueue)
         if options is not None or subscriber not in await self.list_queues():
-            await self.create_queue(subscriber, options or STANDARD)
+            await self.create_queue(subscriber, options)
         await self.backend.declare(binding_record(subscriber, pattern), orjson.dumps(rank))
 
     async def unsubscribe(self, subscriber: str, pattern: str) -> None:

@@ -115,7 +115,7 @@ class WebhookSettings(Section):
 
 
 class MetricsSettings(Section):
-    """Prometheus metrics of the relay and of the consumers, each process its own."""
+    """Prometheus metrics of the relay, the consumers and the workers of message queues, each process its own."""
 
     port: int | None = Field(None, ge=0, le=65_535, description="Port to serve /metrics on. Unset: none.")
     host: str = Field("127.0.0.1", description="Address to serve it on.")

@@ -48,6 +48,29 @@ class MessagingSettings(Section):
     max_fan_out: int = Field(
         1_000, ge=1, le=100_000, description="Most subscribers that one message is copied to."
     )
+    max_size: int | None = Field(
+        None,
+        ge=1,
+        le=1_000_000_000,
+        description="Most messages that a queue made without options holds; one more is refused. Unset: no limit. "
+        "Nothing that is not settled is ever trimmed, so there is no other length of a stream.",
+    )
+    dead_letters: bool = Field(
+        True,
+        description="Whether a queue made without options keeps what cannot be done; off, it is dropped and counted.",
+    )
+    consumer_group: str | None = Field(
+        None,
+        min_length=1,
+        max_length=128,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        description="Queue or subscriber that `pynomaly messaging worker` takes from without `--queues`. Processes "
+        "of one name share its messages.",
+    )
+    metrics: bool = Field(
+        True,
+        description="Whether workers of the message queues tell Prometheus of them, where `metrics.port` is set.",
+    )
     concurrency: int = Field(10, ge=1, le=10_000, description="Handlers that a worker runs at once.")
     batch_size: int = Field(10, ge=1, le=1_000, description="Most messages that a worker fetches at once.")
     handler_timeout_s: Seconds | None = Field(
