@@ -6,10 +6,12 @@ import asyncio
 import base64
 import importlib
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import rich_click as click
 
+from pynomaly_tasks.cli.event_groups import Since
 from pynomaly_tasks.cli.messaging_metrics import measured
 from pynomaly_tasks.cli.messaging_tasks import tasks
 from pynomaly_tasks.cli.terminal import print_json, print_table
@@ -86,6 +88,22 @@ def worker(
         raise click.UsageError("name --queues, or set messaging.consumer_group")
     queues = [name.strip() for name in names.split(",") if name.strip()]
     asyncio.run(_work(queues, register, concurrency, batch_size, once))
+
+
+@messaging.command()
+@_queue
+@click.option("--since", type=Since(), help="1h, 7d, or an instant. Messages from then on.")
+@click.option("--offset", type=click.IntRange(0), help="From there on, in place of --since.")
+def replay(queue: str, since: datetime | None, offset: int | None) -> None:
+    """Send the settled messages of a queue again, where the broker keeps them."""
+    start = offset if since is None else since
+    if start is None or (since is not None and offset is not None):
+        raise click.UsageError("Say from where: either --since, or --offset.")
+
+    async def send_again(manager: QueueManager) -> int:
+        return await manager.replay(queue, since=start)
+
+    click.echo(f"{_with_manager(send_again)} sent again")
 
 
 @messaging.group("dead-letters")

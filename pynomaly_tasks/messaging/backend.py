@@ -23,10 +23,11 @@ Errors of client libraries become BrokerUnavailable inside the backend, with a t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import Enum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from pynomaly_tasks.errors import PynomalyError
 from pynomaly_tasks.messaging.capabilities import Capabilities
@@ -212,3 +213,11 @@ class Backend(Protocol):
 
     async def read_notes(self, key: str) -> frozenset[str]:
         """The members noted under the key."""
+
+
+@runtime_checkable
+class Replays(Protocol):
+    """A `Backend` whose capability replay is not absent."""
+
+    def read_back(self, channel: str, *, since: datetime | int) -> AsyncIterator[Stored]:
+        """What was put there from a time or an offset on, up to now, and is settled; each message once."""

@@ -145,6 +145,10 @@ class DeadLetters:
             await self._session.backend.forget(dead_record(queue))
         return n
 
+    async def message_ids(self, queue: str) -> set[str]:
+        """Of the messages that lie there now."""
+        return {letter.message_id async for letter in self._all(queue)}
+
     async def _all(self, queue: str) -> AsyncIterator[DeadLetter]:
         """Up to the newest letter of now: one that dies again meanwhile is not taken twice."""
         count = (await self._session.backend.measure(dead_channel(queue or UNROUTED))).depth

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
 
@@ -20,6 +21,7 @@ from pynomaly_tasks.messaging.names import check_name, pattern_segments
 from pynomaly_tasks.messaging.options import STANDARD, Kind, QueueOptions
 from pynomaly_tasks.messaging.publishing import Publisher, Route, require
 from pynomaly_tasks.messaging.receipt import Receipt
+from pynomaly_tasks.messaging.replaying import replay
 from pynomaly_tasks.messaging.session import Session
 from pynomaly_tasks.messaging.topology import (
     Topology,
@@ -234,6 +236,16 @@ class QueueManager:
             # Where all that was taken was dead, there may be live ones behind it.
             if deliveries or not held:
                 return deliveries
+
+    async def replay(self, queue: str, *, since: datetime | int) -> int:
+        """Send again, at the queue's end, what it was given since a time, or from an offset on, and is settled.
+
+        That is what was acknowledged, and what was purged, expired or discarded; not what waits, is held or
+        lies in the dead letters. Each message once, under its id, its attempts, TTL counted anew; how many.
+        An offset counts the queue's messages from 0 on, as its topic has them. Raises NotFound, QueueFull,
+        and NotSupported where the backend has no replay.
+        """
+        return await replay(self._session, self.dead_letters, queue, since)
 
     async def statistics(self, queue: str | None = None) -> QueueStatistics:
         """Of one queue, or of all together. Raises NotFound."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol, runtime_checkable
 
 from pynomaly_tasks.errors import PynomalyError
@@ -74,6 +75,16 @@ class Lying:
 
     key: str  #: the broker's name for it, good for `browse` and `remove`
     data: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Past:
+    """An item that was appended some time ago, whatever became of it."""
+
+    key: str
+    data: bytes
+    at: datetime  #: when the broker took it
+    is_settled: bool
 
 
 class PlainBroker(Protocol):
@@ -158,3 +169,11 @@ class TakesLowest(Protocol):
 
     async def take_lowest(self, lane: str, *, max_items: int, lease_s: float) -> list[Taken]:
         """As `take` without a wait, from the lowest priority on, in order within it."""
+
+
+@runtime_checkable
+class KeepsSettled(Protocol):
+    """A `PlainBroker` whose capability replay is not absent."""
+
+    async def read_back(self, lane: str, *, since: datetime | int, after: str, limit: int) -> list[Past]:
+        """Items of the lane from a time or an offset on, in order; from the one after the key ``after`` on."""

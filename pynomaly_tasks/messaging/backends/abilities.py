@@ -16,7 +16,7 @@ SQS = Capabilities(
 
 KAFKA = Capabilities(
     ack=_E, groups=_E, priority=_E, delay=_E, deduplication=_E, ttl=_E, dead_letters=_E, order=_N,
-    max_size=_E, confirmations=_E, depth=_E, purge=_E, persistence=_N,
+    max_size=_E, confirmations=_E, replay=_E, depth=_E, purge=_E, persistence=_N,
 )  # fmt: skip
 
 MQTT = Capabilities(

@@ -30,17 +30,19 @@ import base64
 import re
 import time
 from collections.abc import Sequence
+from datetime import datetime
 
 from pynomaly_tasks.errors import MessagingClosed
 from pynomaly_tasks.messaging.backend import Catalog, Note
 from pynomaly_tasks.messaging.backends.abilities import KAFKA
 from pynomaly_tasks.messaging.backends.kafka_address import KafkaAddress, find_hours, find_number, parse_url
 from pynomaly_tasks.messaging.backends.kafka_follower import SNAPSHOT_EVERY, Follower
-from pynomaly_tasks.messaging.backends.kafka_items import Items, Record
+from pynomaly_tasks.messaging.backends.kafka_history import read_past
+from pynomaly_tasks.messaging.backends.kafka_items import Items
 from pynomaly_tasks.messaging.backends.kafka_keeper import Keeper
 from pynomaly_tasks.messaging.backends.kafka_ledger import Claimed, Lane
 from pynomaly_tasks.messaging.backends.kafka_wire import MAX_ITEM_BYTES, KafkaWire, TopicGone
-from pynomaly_tasks.messaging.plain_broker import Item, LaneCount, LaneGone, Lying, Taken, Traits
+from pynomaly_tasks.messaging.plain_broker import Item, LaneCount, LaneGone, Lying, Past, Taken, Traits
 
 _TOPIC_CONFIG = {
     # Leases go by it: one clock for all.
@@ -190,7 +192,12 @@ class KafkaBroker:
         is_sure = False
         while True:
             self._check_open()
-            if self._has_waiting(lanes):
+            n_known = self._count_waiting(lanes)
+            if n_known < max_items and not is_sure:
+                # What others did up to now must count, and nobody told us yet.
+                await self._look(lanes)
+                is_sure = True
+            elif n_known:
                 claim = asyncio.create_task(self._claim(lanes, max_items, lease_s))
                 try:
                     taken = await asyncio.shield(claim)
@@ -199,27 +206,19 @@ class KafkaBroker:
                     raise
                 if taken:
                     return taken
-                is_sure = True
-            elif not is_sure:
-                # What others did up to now must count, and nobody told us yet.
-                await self._look(lanes)
-                is_sure = True
             elif (left_s := end - time.monotonic()) <= 0:
                 return []
             else:
                 await self._wait(lanes, left_s)
 
-    def _has_waiting(self, lanes: Sequence[str]) -> bool:
+    def _count_waiting(self, lanes: Sequence[str]) -> int:
         now_ms = int(self._follower.now_ms())
         found = [self._find(lane) for lane in lanes]
-        return any(lane.has_waiting(self._items.end(topic), now_ms) for lane, topic in found)
+        return sum(lane.n_waiting(self._items.end(topic), now_ms) for lane, topic in found)
 
     async def _look(self, lanes: Sequence[str]) -> None:
         topics = [self._find(lane)[1] for lane in lanes]
-        try:
-            await asyncio.gather(self._follower.sync(), *(self._items.look(topic) for topic in topics))
-        except TopicGone as error:
-            raise LaneGone(f"Kafka has no topic {error}") from error
+        await asyncio.gather(self._follower.sync(), *(self._items.look(topic) for topic in topics))
 
     async def _wait(self, lanes: Sequence[str], left_s: float) -> None:
         """Until something may have come, or ``left_s`` passed."""
@@ -246,7 +245,7 @@ class KafkaBroker:
         holes: list[Claimed] = []
         for name, lane, topic in found:
             mine = [(token, n) for token, n in claimed if token[0] == name and token[1] == lane.id]
-            records = await self._read(topic, [token[2] for token, _ in mine])
+            records = await self._items.read(topic, [token[2] for token, _ in mine])
             for token, n_earlier in mine:
                 record = records.get(token[2])
                 if record is None:
@@ -308,7 +307,7 @@ class KafkaBroker:
         n_waiting += len(found.open) - n_held
         age_s = 0.0
         if n_waiting or n_held:
-            first = await self._read(topic, [found.low])
+            first = await self._items.read(topic, [found.low])
             age_s = max([0.0, *((now_ms - each.timestamp_ms) / 1000 for each in first.values())])
         return LaneCount(waiting=n_waiting, held=n_held, oldest_age_s=age_s)
 
@@ -318,7 +317,7 @@ class KafkaBroker:
         await self._look([lane])
         found, topic = self._find(lane)
         offsets = found.lying(self._items.end(topic), int(after or 0), limit)
-        records = await self._read(topic, offsets)
+        records = await self._items.read(topic, offsets)
         return [_lying(records[at].offset, records[at].data) for at in offsets if at in records]
 
     async def find(self, lane: str, key: str) -> Lying | None:
@@ -337,6 +336,16 @@ class KafkaBroker:
         at, end = int(key) - 1, self._items.end(topic)
         return bool(await self._follower.command("drop", lane, found.id, at, end))
 
+    async def read_back(self, lane: str, *, since: datetime | int, after: str, limit: int) -> list[Past]:
+        """What the topic still has; the ledger says what of it is settled."""
+        self._check_open()
+        await self._look([lane])
+        found, topic = self._find(lane)
+        try:
+            return await read_past(self._wire, topic, found.is_settled, since=since, after=after, limit=limit)
+        except TopicGone as error:
+            raise LaneGone(f"Kafka has no topic {topic}") from error
+
     async def add_note(self, note: Note) -> None:
         """A record of the ledger."""
         self._check_open()
@@ -354,12 +363,6 @@ class KafkaBroker:
         if found is None:
             raise LaneGone(f"the ledger {self._prefix}.ledger has no lane {lane}")
         return found, self._topic(lane, found.id)
-
-    async def _read(self, topic: str, offsets: Sequence[int]) -> dict[int, Record]:
-        try:
-            return await self._items.read(topic, offsets)
-        except TopicGone as error:
-            raise LaneGone(f"Kafka has no topic {error}") from error
 
     def _topic(self, lane: str, lane_id: int) -> str:
         readable = re.sub(r"[^A-Za-z0-9._-]", "_", lane)[:120]

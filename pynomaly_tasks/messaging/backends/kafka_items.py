@@ -13,6 +13,7 @@ from aiokafka.errors import OffsetOutOfRangeError
 
 from pynomaly_tasks.errors import BrokerUnavailable
 from pynomaly_tasks.messaging.backends.kafka_wire import Fetched, KafkaWire, TopicGone
+from pynomaly_tasks.messaging.plain_broker import LaneGone
 
 _FETCH_BYTES = 524_288
 _KEEP_BYTES = 16 * 1_048_576
@@ -65,7 +66,10 @@ class Items:
 
     async def look(self, topic: str) -> None:
         """Ask how long it is now."""
-        self.note_end(topic, await self._wire.end_offset(topic))
+        try:
+            self.note_end(topic, await self._wire.end_offset(topic))
+        except TopicGone as error:
+            raise LaneGone(f"Kafka has no topic {topic}") from error
 
     def forget(self, topic: str) -> None:
         """It is gone."""
@@ -78,7 +82,13 @@ class Items:
             task.cancel()
 
     async def read(self, topic: str, offsets: Sequence[int]) -> dict[int, Record]:
-        """Those of the offsets that the log still has; the others are not in it any more."""
+        """Those of the offsets that the log still has; the others are not in it any more. Raises LaneGone."""
+        try:
+            return await self._read(topic, offsets)
+        except TopicGone as error:
+            raise LaneGone(f"Kafka has no topic {topic}") from error
+
+    async def _read(self, topic: str, offsets: Sequence[int]) -> dict[int, Record]:
         found: dict[int, Record] = {}
         missing = sorted(offsets)
         while missing:
@@ -125,7 +135,7 @@ class Items:
             except TopicGone:
                 return
             except OffsetOutOfRangeError:
-                with suppress(BrokerUnavailable, TopicGone):
+                with suppress(BrokerUnavailable, LaneGone):
                     await self.look(topic)
                 continue
             except BrokerUnavailable:

@@ -76,6 +76,10 @@ class Lane:
         """Those that were handed out and wait again, in order."""
         return sorted(offset for offset, slot in self.open.items() if slot.until_ms is None)
 
+    def is_settled(self, offset: int) -> bool:
+        """Whether nobody will be given it any more."""
+        return offset in self.gone or (offset < self.next and offset not in self.open)
+
     def lying(self, end: int, start: int, limit: int) -> list[int]:
         """The first of those from ``start`` on that nobody holds."""
         found = [at for at in self.waiting() if at >= start][:limit]
@@ -90,12 +94,11 @@ class Lane:
         """How many before ``end`` were never handed out."""
         return max(0, end - self.next - sum(offset < end for offset in self.gone))
 
-    def has_waiting(self, end: int, now_ms: int) -> bool:
-        """Whether a claim made now would be given something. Changes nothing: the clock here is a guess."""
-        if self._first_ready() is not None or self.n_fresh(end):
-            return True
+    def n_waiting(self, end: int, now_ms: int) -> int:
+        """About how many a claim made now could be given. Changes nothing: the clock here is a guess."""
         ends_ms = self.next_end_ms()
-        return ends_ms is not None and ends_ms <= now_ms
+        n_ended = ends_ms is not None and ends_ms <= now_ms
+        return self.n_fresh(end) + (len(self.ready) if self._first_ready() is not None else 0) + n_ended
 
     def _first_ready(self) -> int | None:
         while self.ready:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
+from datetime import datetime
 
-from pynomaly_tasks.errors import InvalidMessage, MessagingClosed, Unavailable
+from pynomaly_tasks.errors import InvalidMessage, MessagingClosed, NotSupported, Unavailable
 from pynomaly_tasks.messaging.backend import (
     Catalog,
     Entry,
@@ -21,10 +22,11 @@ from pynomaly_tasks.messaging.emulation.catalog import FRESH_S, CatalogCache
 from pynomaly_tasks.messaging.emulation.counting import Tally
 from pynomaly_tasks.messaging.emulation.delays import Movers
 from pynomaly_tasks.messaging.emulation.head import read_head
+from pynomaly_tasks.messaging.emulation.history import read_back
 from pynomaly_tasks.messaging.emulation.in_hand import Hands
 from pynomaly_tasks.messaging.emulation.lanes import LaneBook, lanes_of, split_lane
 from pynomaly_tasks.messaging.emulation.windows import Windows
-from pynomaly_tasks.messaging.plain_broker import Lying, PlainBroker, Taken, TakesLowest
+from pynomaly_tasks.messaging.plain_broker import KeepsSettled, Lying, PlainBroker, Taken, TakesLowest
 from pynomaly_tasks.telemetry import get_logger
 
 log = get_logger(__name__)
@@ -331,6 +333,17 @@ class EmulatedBackend:
         was_there = await self._broker.remove(channel, key)
         self._tally.add(channel, "purged", was_there)
         return was_there
+
+    async def read_back(self, channel: str, *, since: datetime | int) -> AsyncIterator[Stored]:
+        """Of all its lanes, where the broker keeps what is settled."""
+        self._check_open()
+        if not isinstance(self._broker, KeepsSettled):
+            raise NotSupported.of("since", f"the backend {self.name} has no replay")
+        lanes = lanes_of(channel, await self._catalog.read())
+        first = [channel, *(lane for lane in lanes.all if lane != channel)]
+        await self._lanes.make(first)
+        async for stored in read_back(self._broker, first, since):
+            yield stored
 
     async def read_notes(self, key: str) -> frozenset[str]:
         """As the broker's."""
