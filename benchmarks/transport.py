@@ -95,7 +95,7 @@ CONTESTANTS = {
 
 def publish(module_name: str, what: str, n_tasks: int) -> dict[str, object]:
     """Runs in the publisher's process."""
-    import probe
+    from benchmarks.transport_peers import probe
 
     module = importlib.import_module(module_name)
     many = getattr(module, {"many": "submit_many", "more": "submit_more"}.get(what, ""), None)
@@ -194,7 +194,7 @@ def cpu_s(started: list[subprocess.Popen]) -> float:
 
 def wait_for(probes: Path, n_tasks: int, started: list[subprocess.Popen], log: Path) -> None:
     """Until so many tasks have run."""
-    import probe
+    from benchmarks.transport_peers import probe
 
     end = time.monotonic() + TIMEOUT_S
     while (n_ran := probe.read(probes)[0]) < n_tasks:
@@ -205,7 +205,7 @@ def wait_for(probes: Path, n_tasks: int, started: list[subprocess.Popen], log: P
 
 def measure_worker(contestant: Contestant, env: dict[str, str], directory: Path, n_tasks: int) -> tuple[dict[str, float], list[float]]:  # fmt: skip
     """One round of one contestant's workers."""
-    import probe
+    from benchmarks.transport_peers import probe
 
     probes, log = Path(env["BENCH_PROBES"]), directory / "workers.log"
     with workers(contestant, env, directory) as started:
