@@ -1,252 +1,179 @@
-"""What the message queues cost beside the bare client library that they stand on.
+"""What the message queues cost beside the bare client library that they stand on, and beside FastStream.
 
-    python -m benchmarks.messaging [--messages 2000]
+    python -m benchmarks.messaging [--brokers memory,redis_streams] [--rounds 10] [--probes 200]
 
-Bare: redis-py sends the same Lua steps with the same arguments, made beforehand, and reads the same
-answers; what is measured is our Python above it. Small blocks of all variants in turn, many rounds; the
-rate of the best block, which the machine's other work disturbed least.
+Library: `QueueManager` and `Worker`, from a payload to a handler: checks, canonical JSON, checksum, id, lease,
+settlement. Backend: our backend alone, with ready bytes. Bare: the client library as it comes, sending the same commands
+with the same ready bytes and as many messages to a round trip; each broker's module says what they are. FastStream: its
+broker and handler, up to 10 at once as our `Worker`; it promises less (no leases, no dead letters), as its module says.
+
+Small blocks of all systems in turn, one process, one event loop. The rate and the CPU of the best block of the rounds,
+which the machine's other work disturbed least; CPU is the client's, the server's is not in it. Ratios of rates: 80 %
+means that ours does 80 messages while bare does 100.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import resource
-import statistics
+import os
+import platform
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from redis.asyncio import Redis
+from benchmarks import peers
+from benchmarks.messaging_peers.kafka import KafkaBench
+from benchmarks.messaging_peers.memory import MemoryBench
+from benchmarks.messaging_peers.mqtt import MqttBench
+from benchmarks.messaging_peers.rabbitmq import RabbitBench
+from benchmarks.messaging_peers.redis_streams import RedisBench
+from benchmarks.messaging_peers.sqs import SqsBench
+from benchmarks.messaging_peers.systems import BackendAlone, Broker, Cost, FastStream, Library, System
 
-from pynomaly_tasks.embedded.redis_server import RedisServer
-from pynomaly_tasks.messaging import Message, QueueManager, QueueOptions, TopicTrie, build_backend
-from pynomaly_tasks.messaging.backends.redis_streams import _SCRIPTS
-
-PAYLOAD = {"customer": 7, "items": [{"sku": "a-1", "n": 2}, {"sku": "b-2", "n": 1}], "note": "x" * 200}
-BATCH = 100
-
-
-async def seconds(action: Callable[[], Awaitable[Any]]) -> float:
-    started = time.perf_counter()
-    await action()
-    return time.perf_counter() - started
-
-
-class Bare:
-    """redis-py, the same scripts."""
-
-    def __init__(self, url: str, namespace: str) -> None:
-        self.redis = Redis.from_url(url)
-        self.namespace = namespace
-
-    async def load(self) -> None:
-        for name in ("put", "take", "settle"):
-            await self.redis.script_load(_SCRIPTS[name][0])
-
-    def run(self, step: str, *arguments: Any) -> Awaitable[Any]:
-        return self.redis.evalsha(_SCRIPTS[step][1], 1, self.namespace, *arguments)
+BROKERS: dict[str, type[Broker]] = {
+    each.name: each for each in (MemoryBench, RedisBench, RabbitBench, KafkaBench, MqttBench, SqsBench)
+}
+AT_ONCE = 100
+SYSTEMS = ("library", "backend", "bare", "FastStream")
 
 
-async def one_by_one(
-    manager: QueueManager, bare: Bare, body: bytes, version: int, n: int
-) -> dict[str, float]:
-    async def send() -> None:
-        for _ in range(n):
-            await manager.send("q", PAYLOAD)
-
-    async def receive() -> None:
-        for _ in range(n):
-            (delivery,) = await manager.receive("q")
-            await delivery.ack()
-
-    async def bare_send() -> None:
-        for at in range(n):
-            await bare.run(
-                "put", version, "q", f"00000000-0000-7000-8000-{at:012}", body, 0, 0, "", "", 0, ""
-            )
-
-    async def bare_receive() -> None:
-        for _ in range(n):
-            answer = await bare.run("take", version, "q", "me", 1, 30_000, 0)
-            await bare.run("settle", "me", "q", answer[1], answer[5], "acknowledged", 10, "", "", 0, 0)
-
-    return {
-        "send": await seconds(send),
-        "receive and ack": await seconds(receive),
-        "bare send": await seconds(bare_send),
-        "bare receive and ack": await seconds(bare_receive),
-    }
-
-
-async def batched(manager: QueueManager, bare: Bare, body: bytes, version: int, n: int) -> dict[str, float]:
-    async def send() -> None:
-        for _ in range(n // BATCH):
-            await manager.send_many("q", [PAYLOAD] * BATCH)
-
-    async def receive() -> None:
-        for _ in range(n // BATCH):
-            deliveries = await manager.receive("q", max_messages=BATCH)
-            await asyncio.gather(*(delivery.ack() for delivery in deliveries))
-
-    async def bare_send() -> None:
-        for at in range(n // BATCH):
-            arguments: list[Any] = []
-            for number in range(BATCH):
-                arguments += [
-                    "q",
-                    f"00000000-0000-7000-8000-{at * BATCH + number:012}",
-                    body,
-                    0,
-                    0,
-                    "",
-                    "",
-                    0,
-                    "",
-                ]
-            await bare.run("put", version, *arguments)
-
-    async def bare_receive() -> None:
-        for _ in range(n // BATCH):
-            answer = await bare.run("take", version, "q", "me", BATCH, 30_000, 0)
-            await asyncio.gather(
-                *(
-                    bare.run(
-                        "settle", "me", "q", answer[at], answer[at + 4], "acknowledged", 10, "", "", 0, 0
-                    )
-                    for at in range(1, len(answer), 6)
-                )
-            )
-
-    return {
-        "send": await seconds(send),
-        "receive and ack": await seconds(receive),
-        "bare send": await seconds(bare_send),
-        "bare receive and ack": await seconds(bare_receive),
-    }
-
-
-async def rates(url: str, n: int) -> None:
-    bare = Bare(url, "bench")
-    async with QueueManager(build_backend("redis_streams", url, namespace="bench")) as manager:
-        await manager.create_queue("q")
-        await bare.load()
-        codec = manager._session.codec
-        body = codec.encode(Message(payload=PAYLOAD), codec.canonical(PAYLOAD))
-        version = (await manager.backend.read_catalog()).version
-        for name, measure, block in (
-            ("one by one", one_by_one, 50),
-            (f"{BATCH} at once", batched, 5 * BATCH),
-        ):
-            rounds = [await measure(manager, bare, body, version, block) for _ in range(max(5, n // 50))]
-            for what in ("send", "receive and ack"):
-                ours = min(each[what] for each in rounds)
-                theirs = min(each[f"bare {what}"] for each in rounds)
-                middle = statistics.median(each[f"bare {what}"] / each[what] for each in rounds)
-                print(
-                    f"redis_streams  {what:16} {name:12} {block / ours:8,.0f}/s  bare {block / theirs:8,.0f}/s"
-                    f"  {theirs / ours:6.0%} (median of rounds {middle:.0%})"
-                )
-    await bare.redis.aclose()
-    async with QueueManager(build_backend("memory")) as manager:
-        await manager.create_queue("q")
-
-        async def send() -> None:
-            for _ in range(n):
-                await manager.send("q", PAYLOAD)
-
-        async def receive() -> None:
-            for _ in range(n):
-                (delivery,) = await manager.receive("q")
-                await delivery.ack()
-
-        for what, action in (("send", send), ("receive and ack", receive)):
-            print(f"memory         {what:16} one by one   {n / await seconds(action):8,.0f}/s")
-
-
-async def latency(url: str, n: int) -> None:
-    async with (
-        QueueManager(build_backend("redis_streams", url, namespace="latency")) as producer,
-        QueueManager(build_backend("redis_streams", url, namespace="latency")) as consumer,
-    ):
-        await producer.create_queue("q")
-        took = []
-        for _ in range(n):
-            waiting = asyncio.create_task(consumer.receive("q", wait_s=5.0))
-            await asyncio.sleep(0.005)
-            started = time.perf_counter()
-            await producer.send("q", PAYLOAD)
-            (delivery,) = await waiting
-            took.append(time.perf_counter() - started)
-            await delivery.ack()
-    took.sort()
-    print(
-        f"redis_streams  send to a waiting consumer: p50 {took[n // 2] * 1e3:.2f} ms, p99 {took[n * 99 // 100] * 1e3:.2f} ms"
+async def timed(coroutine: Any, n_messages: int) -> Cost:
+    started_s, started_cpu_s = time.perf_counter(), time.process_time()
+    await coroutine
+    return Cost(
+        (time.perf_counter() - started_s) / n_messages, (time.process_time() - started_cpu_s) / n_messages
     )
 
 
-async def flat_memory(url: str, n: int) -> None:
-    async with QueueManager(build_backend("redis_streams", url, namespace="flat")) as manager:
-        await manager.create_queue("q", QueueOptions(deduplication_s=3_600.0))
-        server = Redis.from_url(url)
+async def measure(broker: Broker, systems: dict[str, System], n_rounds: int) -> dict[str, dict[str, Cost]]:
+    """By operation and system, the best of the rounds; one round before them is not counted."""
+    costs: dict[str, dict[str, list[Cost]]] = {}
 
-        async def sizes() -> tuple[float, float]:
-            used = (await server.info("memory"))["used_memory"]
-            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, used / 2**20
+    def note(operation: str, system: str, cost: Cost) -> None:
+        costs.setdefault(operation, {}).setdefault(system, []).append(cost)
 
-        started = time.perf_counter()
-        for number in range(0, 100_000, BATCH):
-            await manager.send_many("q", list(range(number, number + BATCH)))
-        print(
-            f"deduplication: 100,000 fingerprints in {time.perf_counter() - started:.1f} s, server {(await sizes())[1]:.0f} MiB"
-        )
-        receipt = await manager.send("q", 50_000)
-        assert receipt.duplicates == ("q",)
-        await manager.purge_queue("q")
-        await manager.create_queue("r")
-        for done in range(0, n, n // 4):
-            for _ in range(n // 4 // BATCH):
-                await manager.send_many("r", [PAYLOAD] * BATCH)
-                for delivery in await manager.receive("r", max_messages=BATCH):
-                    await delivery.ack()
-            ours, servers = await sizes()
-            print(
-                f"memory after {done + n // 4:>9,} messages: process {ours:.0f} MiB at most, server {servers:.0f} MiB"
-            )
-        await server.aclose()
+    sizes = {"one by one": (broker.n_one_by_one, 1), f"{AT_ONCE} at once": (broker.n_at_once, AT_ONCE)}
+    for turn in range(min(n_rounds, broker.max_rounds) + 1):
+        if turn == 1:
+            costs.clear()
+        for how, (n, at_once) in sizes.items():
+            for name, system in systems.items():
+                note(f"send {how}", name, await timed(system.send(n, at_once), n))
+                if isinstance(system, FastStream):  # it hands out nothing to take; see the handler
+                    await system.handle(n)
+                    await system.rest()
+                else:
+                    note(f"take and acknowledge {how}", name, await timed(system.consume(n, at_once), n))
+        for name, system in systems.items():
+            if isinstance(system, (Library, FastStream)):
+                await system.send(broker.n_at_once, AT_ONCE)
+                note("handler", name, await system.handle(broker.n_at_once))
+                await system.rest()
+    return {
+        operation: {
+            name: Cost(min(each.wall_s for each in found), min(each.cpu_s for each in found))
+            for name, found in by_system.items()
+        }
+        for operation, by_system in costs.items()
+    }
 
 
-def patterns() -> None:
-    import random
+async def latencies(system: System, n_probes: int) -> tuple[float, float]:
+    """p50 and p99 from the call of send to the consumer that waits, one at a time."""
+    took_s = []
+    arrived_s = 0.0
 
-    chance = random.Random(7)
-    words = [f"w{n}" for n in range(50)]
-    trie: TopicTrie[int] = TopicTrie()
-    for number in range(10_000):
-        trie.add(".".join(chance.choice([*words, "*", "#"]) for _ in range(chance.randint(1, 5))), number)
-    topics = [".".join(chance.choices(words, k=4)) for _ in range(2_000)]
-    took = []
-    for topic in topics:
-        started = time.perf_counter()
-        trie.match(topic)
-        took.append(time.perf_counter() - started)
-    took.sort()
-    print(f"10,000 patterns: p50 {took[1_000] * 1e3:.3f} ms, p99 {took[1_980] * 1e3:.3f} ms a topic")
+    def seen() -> None:
+        nonlocal arrived_s
+        arrived_s = time.perf_counter()
+
+    system.seen = seen
+    for _ in range(n_probes):
+        waiting = asyncio.create_task(system.consume(1, 1))
+        await asyncio.sleep(0.005)
+        started_s = time.perf_counter()
+        await system.send(1, 1)
+        await waiting
+        took_s.append(arrived_s - started_s)
+    if isinstance(system, FastStream):
+        await system.rest()
+    took_s.sort()
+    return took_s[n_probes // 2], took_s[min(n_probes - 1, n_probes * 99 // 100)]
+
+
+def print_rates(broker: Broker, costs: dict[str, dict[str, Cost]]) -> None:
+    for operation, found in costs.items():
+        cells = [
+            f"{1 / found[name].wall_s:,.0f} ({found[name].cpu_s * 1e6:.0f})" if name in found else "-"
+            for name in SYSTEMS
+        ]
+        ratios = [
+            f"{found[peer].wall_s / found[ours].wall_s:.0%} ({found[peer].cpu_s / found[ours].cpu_s:.0%})"
+            if ours in found and peer in found
+            else "-"
+            for ours, peer in (("library", "bare"), ("backend", "bare"), ("library", "FastStream"))
+        ]
+        print("|", " | ".join([broker.name, operation, *cells, *ratios]), "|", flush=True)
+
+
+async def run(broker: Broker, n_rounds: int, n_probes: int) -> list[str]:
+    """Prints the rates; the rows of the latencies."""
+    made: dict[str, System | None] = {
+        "library": Library(broker.backend()),
+        "backend": BackendAlone(broker.backend()),
+        "bare": broker.bare(),
+        "FastStream": broker.faststream(),
+    }
+    systems = {name: system for name, system in made.items() if system is not None}
+    for system in systems.values():
+        await system.open()
+    try:
+        print_rates(broker, await measure(broker, systems, n_rounds))
+        rows = []
+        for name, system in systems.items():
+            p50_s, p99_s = await latencies(system, min(n_probes, broker.max_probes))
+            rows.append(f"| {broker.name} | {name} | {p50_s * 1e3:.2f} | {p99_s * 1e3:.2f} |")
+        return rows
+    finally:
+        for system in systems.values():
+            await system.close()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--messages", type=int, default=2_000)
-    n = parser.parse_args().messages
-    patterns()
-    with tempfile.TemporaryDirectory() as directory, RedisServer(Path(directory)) as server:
-        asyncio.run(rates(f"{server.url}/0", n))
-        asyncio.run(latency(f"{server.url}/0", 300))
-        asyncio.run(flat_memory(f"{server.url}/0", 20 * n))
+    parser.add_argument("--brokers", default=",".join(BROKERS), help="comma-separated; default: all")
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--probes", type=int, default=200, help="messages for the latencies")
+    options = parser.parse_args()
+    peers.require("faststream")
+    chosen = [BROKERS[name]() for name in options.brokers.split(",")]
+    distributions = sorted({"faststream", *(name for broker in chosen for name in broker.distributions)})
+    print(
+        f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, Python {platform.python_version()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f};"
+    )
+    print(
+        f"{', '.join(f'{name} {version(name)}' for name in distributions)}. Best of {options.rounds} rounds, in turn.\n"
+    )
+    print("messages a second (client's CPU, us a message); ratios of rates (of CPU)\n")
+    print(
+        "| backend | operation | library | backend | bare | FastStream | library / bare | backend / bare | library / FastStream |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
+    rows = []
+    for broker in chosen:
+        with ExitStack() as stack:
+            directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pynomaly-bench-")))
+            broker.start(stack, directory)
+            rows += asyncio.run(run(broker, options.rounds, options.probes))
+    print("\nfrom send to a consumer that waits, ms\n\n| backend | system | p50 | p99 |\n|---|---|---|---|")
+    print(*rows, sep="\n")
 
 
 if __name__ == "__main__":
