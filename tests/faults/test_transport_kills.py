@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +11,7 @@ from pynomaly_tasks.embedded.redis_server import RedisServer
 from support.processes import Programs
 from support.transport import OURS, PLAIN, Fleet
 from support.transport_kills import KillRun
+from support.transport_log import LOG, ran_at_once, read_runs, write_kill
 from support.waiting import wait_until
 
 SEED = 20261122
@@ -41,6 +43,25 @@ def killed_when_it_took_one_of_three(fleet: Fleet, transport: str) -> dict[int, 
     fleet.wait_for_ends(2)
     wait_until(fleet.is_empty, 20, "an empty broker")
     return {number: fleet.ended()[number] for number in (1, 2, 3)}
+
+
+def test_start_that_redis_reads_after_its_worker_was_killed_counts_as_interrupted(fleet: Fleet) -> None:
+    """The checker: what was on its way to Redis when the worker died comes after the kill in the log."""
+
+    def write(what: str, group: int, **more: str | int | float) -> None:
+        fleet.effects.xadd(LOG, {"what": what, "group": group, **more})
+
+    with write_kill(fleet.effects, 1):
+        write("start", 2, number=7, run="other", pid=20, clock=time.time())
+    write("start", 1, number=5, run="late", pid=10, clock=time.time())
+    write("start", 2, number=5, run="repeated", pid=20, clock=time.time())
+    write("end", 2, run="repeated")
+
+    runs = read_runs(fleet.effects)
+
+    assert [run.was_interrupted for run in runs[5]] == [True, False]
+    assert not ran_at_once(runs[5])
+    assert [run.killed_at for run in runs[7]] == [None]
 
 
 #: A run that had ended is repeated when its worker died before the acknowledgement reached Redis. That takes

@@ -116,8 +116,9 @@ class KillRun:
             self._publish(self.n_published, lasts_s=self._rng.uniform(0.0, 0.05))
             self.n_published += 1
         for place, victim in enumerate(self._victims):
+            # One that ended by itself would leave runs of which nobody could say why they were repeated.
+            assert victim.program.is_running(), victim.program.log_tail(60)
             if victim.kill_at is None:
-                assert victim.program.is_running(), victim.program.log_tail(60)
                 if " ready." in victim.program.output():
                     victim.kill_at = time.monotonic() + self._rng.uniform(1.0, 3.0)
             elif time.monotonic() >= victim.kill_at and self.n_dead < self.n_kills:

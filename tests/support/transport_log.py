@@ -57,9 +57,14 @@ def write_kill(effects: redis.Redis, group: int) -> Iterator[None]:
     effects.xadd(LOG, {"what": "killed", "group": group})
 
 
+#: A kill that was written down so long before a run's start was that of another worker, with the same id.
+SAME_WORKER_S = 1.0
+
+
 def read_runs(effects: redis.Redis) -> Mapping[int, list[Run]]:
     """All runs of each number, in the order of their starts."""
     runs: dict[str, Run] = {}
+    kills: dict[int, list[dict[str, float]]] = defaultdict(list)
     entries: Iterable[tuple[bytes, dict[bytes, bytes]]] = effects.xrange(LOG)  # type: ignore[assignment]
     for entry_id, raw in entries:
         entry = {name.decode(): value.decode() for name, value in raw.items()}
@@ -71,10 +76,16 @@ def read_runs(effects: redis.Redis) -> Mapping[int, list[Run]]:
             )
         elif entry["what"] == "end":
             runs[entry["run"]].ended_at = at
+        elif entry["what"] == "killing":
+            kills[group].append({"killing_at": at})
         else:
-            for run in runs.values():
-                if run.group == group and run.killed_at is None:
-                    setattr(run, f"{entry['what']}_at", at)
+            kills[group][-1]["killed_at"] = at
+    for run in runs.values():
+        # Whatever the order in the log: what a worker had sent when it was killed, Redis may read after
+        # it was told of the kill.
+        kill = next((k for k in kills[run.group] if run.started_at - SAME_WORKER_S < k["killed_at"]), None)
+        if kill is not None:
+            run.killing_at, run.killed_at = kill["killing_at"], kill["killed_at"]
     by_number: dict[int, list[Run]] = defaultdict(list)
     for run in runs.values():
         by_number[run.number].append(run)
