@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import aiomqtt
 import pytest
 from aiomqtt.client import ProtocolVersion
 
+from pynomaly_tasks.core.retry import RetryPolicy
 from pynomaly_tasks.embedded.ports import find_free_port
-from pynomaly_tasks.errors import BrokerUnavailable, InvalidSettings, MessagingClosed
+from pynomaly_tasks.errors import BrokerUnavailable, InvalidSettings, MessagingClosed, QueueExists
 from pynomaly_tasks.messaging import QueueManager, QueueOptions, Reason, build_backend
 from support.kafka_topics import unique_name
 from support.messaging import one, payloads, until
 from support.mosquitto import Mosquitto
 from support.processes import Program, Programs
 from support.tcp_proxy import TcpProxy
+from support.transport_servers import make_certificates
 from support.waiting import wait_until
 
 CONSUMER = Path(__file__).parents[1] / "support" / "queue_consumer.py"
@@ -229,6 +233,22 @@ async def test_user_and_password_are_asked_for(start_mosquitto: Callable[..., Mo
     assert "hush" not in str(caught.value)
 
 
+async def test_tls_is_checked_against_the_authority_that_the_url_names(
+    start_mosquitto: Callable[..., Mosquitto], tmp_path: Path
+) -> None:
+    certificates = make_certificates(tmp_path)
+    server = start_mosquitto(certificates=certificates)
+    url = f"{server.url}?ca_file={certificates.authority}"
+    async with QueueManager(build_backend("mqtt", url)) as manager:
+        await manager.create_queue("q")
+        await manager.send_many("q", ["x" * 100_000] * 20)
+        assert len(await payloads(manager, "q")) == 20
+    with pytest.raises(BrokerUnavailable, match="certificate verify failed"):
+        await build_backend("mqtt", server.url).open()
+    with pytest.raises(InvalidSettings, match="cannot be read"):
+        await build_backend("mqtt", f"{server.url}?ca_file=/none").open()
+
+
 async def test_bytes_that_another_program_published_are_dead_letters_and_stop_nobody(
     mosquitto: Mosquitto,
 ) -> None:
@@ -251,8 +271,70 @@ async def test_bytes_that_another_program_published_are_dead_letters_and_stop_no
         ]
 
 
+async def test_queue_declared_by_many_at_once_has_one_set_of_options(mosquitto: Mosquitto) -> None:
+    namespace = unique_name("race")
+    managers = [QueueManager(build_backend("mqtt", mosquitto.url, namespace=namespace)) for _ in range(6)]
+
+    async def create(n: int) -> int | None:
+        try:
+            await managers[n].create_queue("q", QueueOptions(lease_s=10.0 + n))
+        except QueueExists:
+            return None
+        return n
+
+    async with AsyncExitStack() as stack:
+        for manager in managers:
+            await stack.enter_async_context(manager)
+        made = [n for n in await asyncio.gather(*(create(n) for n in range(6))) if n is not None]
+
+        assert len(made) == 1
+        for manager in managers:
+            assert await manager.list_queues() == {"q": QueueOptions(lease_s=10.0 + made[0])}
+
+
+async def test_more_messages_than_a_host_has_in_memory_come_in_order(mosquitto: Mosquitto) -> None:
+    backend = build_backend("mqtt", f"{mosquitto.url}?window=100", namespace=unique_name("window"))
+    async with QueueManager(backend) as manager:
+        await manager.create_queue("q")
+        await manager.send_many("q", list(range(350)))
+
+        assert (await manager.statistics("q")).measure.depth == 100
+        assert await payloads(manager, "q") == list(range(350))
+
+
+async def test_nothing_is_lost_when_hosts_are_killed_again_and_again(
+    mosquitto: Mosquitto, programs: Programs, tmp_path: Path
+) -> None:
+    setup = Setup(mosquitto, programs, tmp_path)
+    async with setup.manager() as manager:
+        await manager.create_queue("q", QueueOptions(lease_s=LEASE_S, retry=RetryPolicy(max_retries=20)))
+        await manager.send_many("q", list(range(600)))
+    workers = [setup.consumer("worker:0.01") for _ in range(3)]
+    for n_done in (60, 150, 250, 350):
+        wait_until(lambda n=n_done: len(setup.done()) >= n, 60.0, f"{n_done} to be done")
+        workers.pop(0).kill()
+        workers.append(setup.consumer("worker:0.01"))
+    wait_until(lambda: len({n for n, _ in setup.done()}) == 600, 60.0, "all 600 to be done")
+    async with setup.manager() as manager:
+        await until(lambda: _is_empty(manager), "the queue to be empty", timeout_s=20.0)
+        assert await manager.dead_letters.list_letters("q") == []
+    # Of each that was killed, what its handlers had done and not acknowledged.
+    assert len(setup.done()) <= 600 + 4 * 3
+
+
 @pytest.mark.parametrize(
-    "url", ["http://h", "mqtt://", "mqtt://h:port", "mqtt://h?qos=0", "mqtt://h?colour=red", "nonsense"]
+    "url",
+    [
+        "http://h",
+        "mqtt://",
+        "mqtt://h:port",
+        "mqtt://h?qos=0",
+        "mqtt://h?colour=red",
+        "mqtt://h?window=7",
+        "mqtt://h?ca_file=/x",
+        "mqtts://h?window=x",
+        "nonsense",
+    ],
 )
 def test_url_that_is_none_of_an_mqtt_broker_is_refused(url: str) -> None:
     with pytest.raises(InvalidSettings, match=r"messaging\.url"):

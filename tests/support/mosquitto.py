@@ -13,6 +13,7 @@ import pytest
 
 from pynomaly_tasks.embedded.child import Child
 from pynomaly_tasks.embedded.ports import find_free_port
+from support.transport_servers import Certificates
 from support.waiting import wait_until
 
 _PORT_TRIES = 5
@@ -29,10 +30,12 @@ def _program(name: str) -> Path:
 class Mosquitto:
     """One broker. It keeps what it has when it is restarted, and not when it is killed."""
 
-    def __init__(self, *, keeps_all: bool = True, password: str | None = None) -> None:
+    def __init__(
+        self, *, keeps_all: bool = True, password: str | None = None, certificates: Certificates | None = None
+    ) -> None:
         """Nothing runs yet. ``keeps_all`` False: as it comes, it drops what a sleeping session gets past 1,000.
 
-        ``password``: of the user ``app``, whom it then asks for.
+        ``password``: of the user ``app``, whom it then asks for. ``certificates``: it takes TLS alone.
         """
         # Not under pytest's directory, which only its own user may enter.
         self.directory = Path(tempfile.mkdtemp(prefix="pynomaly-mosquitto-"))
@@ -40,13 +43,15 @@ class Mosquitto:
         self.port = 0
         self._keeps_all = keeps_all
         self._password = password
+        self._certificates = certificates
         self._child: Child | None = None
 
     @property
     def url(self) -> str:
         """For clients."""
         user = "" if self._password is None else f"app:{self._password}@"
-        return f"mqtt://{user}127.0.0.1:{self.port}"
+        scheme = "mqtt" if self._certificates is None else "mqtts"
+        return f"{scheme}://{user}127.0.0.1:{self.port}"
 
     def start(self) -> Mosquitto:
         """Wait until it takes connections."""
@@ -85,6 +90,8 @@ class Mosquitto:
             "user root" if os.geteuid() == 0 else "",
             "max_queued_messages 0" if self._keeps_all else "",
         ]
+        if self._certificates is not None:
+            lines += [f"certfile {self._certificates.certificate}", f"keyfile {self._certificates.key}"]
         if self._password is None:
             lines.append("allow_anonymous true")
         else:

@@ -44,11 +44,12 @@ from typing import Literal
 from pynomaly_tasks.errors import BrokerUnavailable, MessagingClosed
 from pynomaly_tasks.messaging.backend import Catalog, Note
 from pynomaly_tasks.messaging.backends import abilities
+from pynomaly_tasks.messaging.backends.mqtt_address import Address
 from pynomaly_tasks.messaging.backends.mqtt_catalog import Writer
 from pynomaly_tasks.messaging.backends.mqtt_host import DUE_AT, KEY, PRIORITY, SENT_AT
 from pynomaly_tasks.messaging.backends.mqtt_hosting import LONGEST_ASK_S, Switchboard
 from pynomaly_tasks.messaging.backends.mqtt_limits import check_that_it_keeps
-from pynomaly_tasks.messaging.backends.mqtt_link import NO_MATCHING_SUBSCRIBERS, Address
+from pynomaly_tasks.messaging.backends.mqtt_link import NO_MATCHING_SUBSCRIBERS
 from pynomaly_tasks.messaging.backends.mqtt_wire import Topics
 from pynomaly_tasks.messaging.plain_broker import Item, LaneCount, LaneGone, Lying, Taken, Traits
 

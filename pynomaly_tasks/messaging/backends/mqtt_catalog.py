@@ -112,13 +112,13 @@ class Writer:
         except BrokerUnavailable:
             if link.is_up:
                 raise
-            await asyncio.sleep(random.uniform(0.0, 0.05))  # spreads contenders, guards nothing
+            await _pause(0)
             return False
         self._view.changed(topic, record)
         return True
 
     async def _connected(self) -> Link:
-        for _ in range(_TRIES):
+        for n in range(_TRIES):
             if self._link is not None and self._link.is_up:
                 return self._link
             view = self._view = View()
@@ -146,11 +146,16 @@ class Writer:
                 if link.is_up:
                     await link.disconnect()
                     raise
-                await asyncio.sleep(random.uniform(0.0, 0.05))  # spreads contenders, guards nothing
+                await _pause(n)
                 continue
             self._link = link
             return link
         raise _too_many()
+
+
+async def _pause(n_tries: int) -> None:
+    """Spread those that contend for the writer's connection."""
+    await asyncio.sleep(random.uniform(0.0, 0.02 * (n_tries + 1)))
 
 
 def _too_many() -> BrokerUnavailable:

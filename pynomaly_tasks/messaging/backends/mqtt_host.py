@@ -18,16 +18,13 @@ import orjson
 
 from pynomaly_tasks.errors import BrokerUnavailable
 from pynomaly_tasks.messaging.backends.mqtt_desk import Desk, Slot
-from pynomaly_tasks.messaging.backends.mqtt_link import MOST_IN_FLIGHT, Arrival, Link
+from pynomaly_tasks.messaging.backends.mqtt_link import Arrival, Link
 from pynomaly_tasks.messaging.backends.mqtt_wire import Topics, last_name
 
 #: Of an item: its name, its priority, and the instants that it was sent at and is due at.
 KEY, PRIORITY, SENT_AT, DUE_AT = "key", "priority", "sent_at", "due_at"
 #: Of a message that only marks a place in the queue.
 MARK = "mark"
-#: As many as fit: the broker hands out no more before some are acknowledged.
-_FULL = MOST_IN_FLIGHT - 500
-
 Answer = tuple[Any, list[bytes]]
 
 
@@ -38,7 +35,9 @@ class HostLost(BrokerUnavailable):
 class Host:
     """Answers for one lane as long as its link is up. Each method of the table is a request of `METHODS`."""
 
-    def __init__(self, lane: str, topics: Topics, timeout_s: float) -> None:
+    def __init__(self, lane: str, topics: Topics, window: int, timeout_s: float) -> None:
+        """``window``: most items that the broker hands over before some are acknowledged."""
+        self._window = window
         self.lane = lane
         self._topics = topics
         self._timeout_s = timeout_s
@@ -69,7 +68,7 @@ class Host:
         await self._load()
 
     async def _load(self) -> None:
-        while not self._has_all.is_set() and len(self._early) < _FULL:
+        while not self._has_all.is_set():
             n_seen = len(self._early)
             try:
                 async with asyncio.timeout(self._timeout_s):
@@ -107,7 +106,9 @@ class Host:
             self._add(key, message)
         else:
             # With the connection they come at once, before the records of who holds what.
-            self._early.setdefault(key, message)
+            self._early[key] = message
+            if len(self._early) >= self._window:
+                self._has_all.set()  # the broker hands over no more before some are acknowledged
 
     def _add(self, key: str, message: Arrival) -> None:
         said = message.attributes

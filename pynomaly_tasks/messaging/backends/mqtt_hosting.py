@@ -11,9 +11,10 @@ from contextlib import suppress
 from typing import Any
 
 from pynomaly_tasks.errors import BrokerUnavailable, MessagingClosed
+from pynomaly_tasks.messaging.backends.mqtt_address import Address
 from pynomaly_tasks.messaging.backends.mqtt_catalog import View
 from pynomaly_tasks.messaging.backends.mqtt_host import METHODS, Answer, Host, HostLost
-from pynomaly_tasks.messaging.backends.mqtt_link import NO_MATCHING_SUBSCRIBERS, Address, Arrival, Link
+from pynomaly_tasks.messaging.backends.mqtt_link import NO_MATCHING_SUBSCRIBERS, Arrival, Link
 from pynomaly_tasks.messaging.backends.mqtt_wire import Topics, last_name, pack, unpack
 from pynomaly_tasks.messaging.plain_broker import LaneGone
 
@@ -154,7 +155,7 @@ class Switchboard:
             main = await self.connected()
             if lane not in self.known:
                 raise LaneGone(lane)
-            host = Host(lane, self.topics, self._timeout_s)
+            host = Host(lane, self.topics, self._address.window, self._timeout_s)
             link = self.lane_link(lane, host.arrived)
             # First: whoever asks while we read what lies there waits for us, and does not take the session.
             await main.listen(self.topics.asks(lane))

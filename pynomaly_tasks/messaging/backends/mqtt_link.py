@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import socket
-import ssl
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from typing import Any, TypeVar
 
 import aiomqtt
 from aiomqtt.client import ProtocolVersion
@@ -19,62 +18,24 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from pynomaly_tasks.errors import BrokerUnavailable, InvalidSettings
+from pynomaly_tasks.errors import BrokerUnavailable
+from pynomaly_tasks.messaging.backends.mqtt_address import Address
+
+T = TypeVar("T")
 
 #: Session expiry interval that means never.
 FOR_EVER = 0xFFFFFFFF
-#: Most messages that the broker may have handed to one session and that are not acknowledged.
-MOST_IN_FLIGHT = 65_535
 #: Reason code of a publish that no session, connected or not, is subscribed to.
 NO_MATCHING_SUBSCRIBERS = 0x10
 #: A peer that is silent for one and a half times this is gone, for the broker and for us.
 _KEEPALIVE_S = 4
 
 _FAILURES = 0x80
+#: What the client would log we raise.
+_SILENT = logging.getLogger("pynomaly_tasks.messaging.mqtt_client")
+_SILENT.disabled = True
 #: Packets that may wait to be written before those that are written at once.
 _MOST_BEFORE = 200
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where the broker is. ``mqtt://user:password@host:1883?qos=1``; ``mqtts://`` is over TLS."""
-
-    host: str
-    port: int
-    is_tls: bool
-    user: str | None
-    password: str | None
-    qos: int
-
-    @classmethod
-    def parse(cls, url: str) -> Address:
-        """Raises InvalidSettings; the URL's password is in no message."""
-        try:
-            parts = urlsplit(url)
-            port = parts.port
-        except ValueError:
-            raise InvalidSettings.of(
-                "messaging.url", "is no URL; an example is mqtt://127.0.0.1:1883"
-            ) from None
-        if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname:
-            raise InvalidSettings.of(
-                "messaging.url", "must be mqtt:// or mqtts:// with a host, such as mqtt://127.0.0.1:1883"
-            )
-        options = dict(parse_qsl(parts.query, keep_blank_values=True))
-        qos = options.pop("qos", "1")
-        if options or qos not in ("1", "2"):
-            raise InvalidSettings.of(
-                "messaging.url",
-                "may say ?qos=1 or ?qos=2, the quality of service of what is sent, and nothing else",
-            )
-        return cls(
-            host=parts.hostname,
-            port=port or (8883 if parts.scheme == "mqtts" else 1883),
-            is_tls=parts.scheme == "mqtts",
-            user=None if parts.username is None else unquote(parts.username),
-            password=None if parts.password is None else unquote(parts.password),
-            qos=int(qos),
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,14 +84,14 @@ class Link(aiomqtt.Client):
         """
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]  # paho's own
         properties.SessionExpiryInterval = FOR_EVER if keeps_session else 0
-        properties.ReceiveMaximum = MOST_IN_FLIGHT
+        properties.ReceiveMaximum = address.window
         super().__init__(
             address.host, address.port, username=address.user, password=address.password,
             identifier=identifier, protocol=ProtocolVersion.V5, clean_start=clean_start, properties=properties,
             will=None if will is None else aiomqtt.Will(will, b"1", qos=1),
             timeout=math.inf, keepalive=_KEEPALIVE_S,
-            tls_context=ssl.create_default_context() if address.is_tls else None,
-            socket_options=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
+            tls_context=address.tls_context(),
+            logger=_SILENT, socket_options=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
         )  # fmt: skip
         self.pending_calls_threshold = 1_000_000
         self._client.manual_ack_set(True)
@@ -138,14 +99,15 @@ class Link(aiomqtt.Client):
         self._arrived = on_message
         self._connect_timeout_s = connect_timeout_s
         self._timeout_s = timeout_s
+        self._was_made = False
         self._sent: dict[int, asyncio.Future[int]] = {}
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._disconnected.add_done_callback(self._on_lost)
 
     @property
     def is_up(self) -> bool:
-        """It was made, and is not lost as far as we know."""
-        return not self.lost.done()
+        """Not lost as far as we know; so also before it is made."""
+        return not self.lost.done() and (not self._was_made or self._client.is_connected())
 
     async def connect(self) -> None:
         """Raises BrokerUnavailable within the connect timeout."""
@@ -163,6 +125,7 @@ class Link(aiomqtt.Client):
             try:
                 async with asyncio.timeout(self._connect_timeout_s):
                     await self.__aenter__()
+                    self._was_made = True
             except TimeoutError:
                 raise BrokerUnavailable("MQTT broker did not answer within the connect timeout") from None
 
@@ -214,8 +177,8 @@ class Link(aiomqtt.Client):
 
     async def listen(self, topic: str, *, qos: int = 1, no_local: bool = False) -> None:
         """Subscribe; what is retained there comes first. Raises BrokerUnavailable when it is refused."""
-        async with self._in_time():
-            codes = await self.subscribe(topic, options=SubscribeOptions(qos=qos, noLocal=no_local))
+        options = SubscribeOptions(qos=qos, noLocal=no_local)
+        codes = await self._in_time(self.subscribe(topic, options=options))
         for code in codes:
             value = code if isinstance(code, int) else code.value
             if value >= _FAILURES:
@@ -225,18 +188,24 @@ class Link(aiomqtt.Client):
 
     async def unlisten(self, topic: str) -> None:
         """Unsubscribe."""
-        async with self._in_time():
-            await self.unsubscribe(topic)
+        await self._in_time(self.unsubscribe(topic))
 
-    @asynccontextmanager
-    async def _in_time(self) -> AsyncIterator[None]:
-        # Not by the client's own timeouts: on Python 3.11 those lose a cancellation that comes with the answer.
+    async def _in_time(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        # Not by the client's own timeouts: on Python 3.11 those lose a cancellation that comes with the
+        # answer, and a connection that is lost does not end them.
+        asking = asyncio.ensure_future(coroutine)
+        first: set[asyncio.Future[Any]] = {asking, self.lost}
+        try:
+            await asyncio.wait(first, timeout=self._timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if not asking.done():
+                asking.cancel()
+        if asking.cancelling():
+            raise BrokerUnavailable(
+                "MQTT connection was lost" if self.lost.done() else "MQTT broker gave no answer in time"
+            )
         with mapped_errors():
-            try:
-                async with asyncio.timeout(self._timeout_s):
-                    yield
-            except TimeoutError:
-                raise BrokerUnavailable("MQTT broker gave no answer in time") from None
+            return await asking
 
     def acknowledge(self, mid: int) -> bool:
         """The message is done; whether that could be written. One of quality 0, which has no ``mid``, is done already."""
