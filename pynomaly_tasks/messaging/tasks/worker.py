@@ -27,6 +27,7 @@ T = TypeVar("T")
 log = get_logger(__name__)
 
 _FINISH_TRIES = 8
+_ANNOUNCE_PAUSE_S = 0.5
 #: By a clock of our own; the broker says how long is left when it is heard again.
 _LONGEST_DELAY_S = 60.0
 
@@ -61,6 +62,7 @@ class TaskWorker:
         self.types = chosen
         self._tasks = tasks
         self._beat_s = beat_s
+        self._is_stopping = False
         self._running: dict[tuple[str, int], Attempt] = {}
         self._threads = ThreadPoolExecutor(concurrency * len(chosen), thread_name_prefix="task")
         # One worker a type, each fetching one at a time: nothing is held here that could run elsewhere.
@@ -74,17 +76,18 @@ class TaskWorker:
 
     def stop(self) -> None:
         """Finish what runs, start nothing more, and let `run` return."""
+        self._is_stopping = True
         for worker in self.workers.values():
             worker.stop()
 
     async def run(self, *, handle_signals: bool = True) -> None:
-        """Until `stop`, or SIGTERM or SIGINT. A broker that is away is waited for, once it was there."""
+        """Until `stop`, or SIGTERM or SIGINT. A broker that is away is waited for."""
         loop = asyncio.get_running_loop()
         signals = (signal.SIGTERM, signal.SIGINT) if handle_signals else ()
         for number in signals:
             loop.add_signal_handler(number, self.stop)
         try:
-            await self._while_beating(self._run_all)
+            await self._while_beating(self._run_all, patient=True)
         finally:
             for number in signals:
                 loop.remove_signal_handler(number)
@@ -108,8 +111,8 @@ class TaskWorker:
             n += found
         return n
 
-    async def _while_beating(self, work: Callable[[], Awaitable[T]]) -> T:
-        await self._tasks.announce(self.types)
+    async def _while_beating(self, work: Callable[[], Awaitable[T]], *, patient: bool = False) -> T:
+        await self._announce(patient)
         beating = asyncio.create_task(self._beat())
         try:
             return await work()
@@ -118,6 +121,17 @@ class TaskWorker:
             with suppress(asyncio.CancelledError):
                 await beating
             self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _announce(self, patient: bool) -> None:
+        while True:
+            try:
+                await self._tasks.announce(self.types)
+                return
+            except Unavailable as error:
+                if not patient or self._is_stopping:
+                    raise
+                log.warning("broker_away", error=str(error), next_try_in_s=_ANNOUNCE_PAUSE_S)
+                await asyncio.sleep(_ANNOUNCE_PAUSE_S)
 
     async def _hear(self, bell: Message) -> None:
         """A bell was rung: run its task, if it may run now."""
