@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, TextIO, cast
 
 from pynomaly_tasks.errors import InvalidSettings
@@ -112,3 +114,41 @@ def serve_metrics(host: str, port: int | None) -> None:
             "metrics.port", f"{host}:{port} cannot be taken ({error.strerror or error}); name a free one"
         ) from error
     get_logger(__name__).info("metrics_served", host=host, port=server.server_port)
+
+
+#: Of aiokafka: while Kafka is away they repeat themselves a hundred times a second.
+_KAFKA_LOGGERS = (
+    "aiokafka",
+    "aiokafka.cluster",
+    "aiokafka.conn",
+    "aiokafka.consumer.consumer",
+    "aiokafka.consumer.fetcher",
+    "aiokafka.consumer.group_coordinator",
+    "aiokafka.producer.producer",
+    "aiokafka.producer.sender",
+)
+_SELDOM_S = 30.0
+
+
+class _Seldom(logging.Filter):
+    """Lets a message pass once in a while, whatever its arguments; tracebacks always."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._next_at_s: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.exc_info:
+            return True
+        message, now_s = str(record.msg), time.monotonic()
+        if self._next_at_s.get(message, 0.0) > now_s:
+            return False
+        self._next_at_s[message] = now_s + _SELDOM_S
+        return True
+
+
+@cache
+def calm_kafka_logs() -> None:
+    """Have aiokafka say each thing once in a while, in this process."""
+    for name in _KAFKA_LOGGERS:
+        logging.getLogger(name).addFilter(_Seldom())

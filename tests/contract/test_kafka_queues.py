@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
@@ -14,6 +15,7 @@ from click.testing import CliRunner
 
 from pynomaly_tasks.bootstrap import build_messaging
 from pynomaly_tasks.cli import pynomaly
+from pynomaly_tasks.embedded.ports import find_free_port
 from pynomaly_tasks.errors import BrokerUnavailable, InvalidSettings
 from pynomaly_tasks.messaging import QueueManager, QueueOptions, Reason, build_backend
 from pynomaly_tasks.messaging.backends import kafka as kafka_backend
@@ -23,7 +25,7 @@ from pynomaly_tasks.messaging.backends.kafka_address import parse_url
 from pynomaly_tasks.messaging.plain_broker import Item
 from pynomaly_tasks.settings import load_settings
 from support.event_hubs import EventHubsListener
-from support.kafka import KafkaNode
+from support.kafka import SASL_PASSWORD, SASL_USER, KafkaNode
 from support.kafka_topics import unique_name
 from support.messaging import one, payloads, until
 
@@ -225,15 +227,36 @@ async def test_cancelled_take_gives_back_what_it_was_given(kafka: KafkaNode) -> 
     await broker.close()
 
 
-async def test_wrong_key_of_event_hubs_is_told_within_the_connect_timeout(
-    event_hubs: EventHubsListener,
+async def test_why_nobody_answers_is_told_within_the_connect_timeout(
+    kafka: KafkaNode, event_hubs: EventHubsListener
 ) -> None:
-    url = event_hubs.connection_string.replace("SharedAccessKey=bm90", "SharedAccessKey=aHVz")
-    backend = build_backend("event_hubs", url, connect_timeout_s=2.0)
+    key = event_hubs.connection_string.replace("SharedAccessKey=bm90", "SharedAccessKey=aHVz")
+    untrusted = event_hubs.connection_string.partition(";CaFile")[0]
+    cases = [
+        ("event_hubs", key, "refused the login"),
+        ("event_hubs", untrusted, "certificate that is not trusted"),
+        ("kafka", f"kafkas://{kafka.bootstrap}", "TLS"),
+        ("kafka", f"kafka://{event_hubs.sasl_bootstrap}", "TLS"),
+        ("kafka", f"kafka://u:hush@{kafka.sasl_bootstrap}", "refused the login"),
+        ("kafka", f"kafka://u:hush@{kafka.sasl_bootstrap}?mechanism=SCRAM-SHA-256", "knows no SCRAM-SHA-256"),
+        ("kafka", f"kafka://u:hush@{kafka.bootstrap}", "wants no login"),
+        ("kafka", f"kafka://127.0.0.1:{find_free_port()}", "is closed"),
+    ]
+    for name, url, why in cases:
+        started = time.monotonic()
+        with pytest.raises(BrokerUnavailable, match=f"no answer: .*{why}") as caught:
+            await build_backend(name, url, connect_timeout_s=3.0).open()
+        assert time.monotonic() - started < 3.5
+        assert "hush" not in str(caught.value)
+        assert "aHVz" not in str(caught.value)
 
-    with pytest.raises(BrokerUnavailable, match="no answer") as caught:
-        await backend.open()
-    assert "aHVz" not in str(caught.value)
+
+async def test_login_by_user_and_password_lets_in(kafka: KafkaNode) -> None:
+    url = f"kafka://{SASL_USER}:{SASL_PASSWORD}@{kafka.sasl_bootstrap}"
+    async with QueueManager(build_backend("kafka", url, namespace=unique_name("login"))) as manager:
+        await manager.create_queue("q")
+        await manager.send("q", 1)
+        assert await payloads(manager, "q") == [1]
 
 
 @pytest.mark.parametrize(

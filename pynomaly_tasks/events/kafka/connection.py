@@ -23,7 +23,7 @@ from aiokafka.helpers import create_ssl_context
 from aiokafka.protocol.metadata import MetadataRequest
 
 from pynomaly_tasks.errors import EventLogUnavailable, InvalidSettings
-from pynomaly_tasks.events.kafka.logs import calm_client_logs
+from pynomaly_tasks.telemetry import calm_kafka_logs
 
 _PROBE_TIMEOUT_S = 3.0
 
@@ -51,7 +51,7 @@ class KafkaConnection:
 
     def client_options(self) -> dict[str, Any]:
         """Arguments that every client of aiokafka takes. Raises InvalidSettings."""
-        calm_client_logs()
+        calm_kafka_logs()
         self._check_servers()
         return {"bootstrap_servers": self.bootstrap_servers, **self._connection_options()}
 

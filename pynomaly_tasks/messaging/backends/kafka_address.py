@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from aiokafka.helpers import create_ssl_context
 
 from pynomaly_tasks.errors import InvalidSettings
+from pynomaly_tasks.telemetry import calm_kafka_logs
 
 KEEP_HOURS = 24.0
 _MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
@@ -30,6 +31,7 @@ class KafkaAddress:
 
     def options(self) -> dict[str, Any]:
         """Arguments that each of aiokafka's clients takes. Raises InvalidSettings."""
+        calm_kafka_logs()
         options: dict[str, Any] = {
             "bootstrap_servers": self.servers,
             "security_protocol": self.security_protocol,

@@ -21,6 +21,7 @@ log = get_logger(__name__)
 
 #: A process that opens reads at most about twice as many records before it can begin.
 SNAPSHOT_EVERY = 5_000
+_LOG_APPEND_TIME = 1
 _WAIT_S = 0.5
 _FETCH_BYTES = 1_048_576
 _PAUSE_S = 0.1
@@ -60,6 +61,7 @@ class Follower:
         self._clock_ms = 0.0  #: the broker's time less the monotonic clock's
         self._task: asyncio.Task[None] | None = None
         self._side: set[asyncio.Task[None]] = set()
+        self._is_warned = False
 
     async def start(self) -> None:
         """Make the ledger where there is none, and read it to its end."""
@@ -167,12 +169,22 @@ class Follower:
             if self._first_at is not None and self._position >= found.end:
                 self._give_up_snapshot()
             if found.records:
-                newest = found.records[-1].timestamp
-                self._clock_ms = newest - time.monotonic() * 1000
+                newest = found.records[-1]
+                self._clock_ms = newest.timestamp - time.monotonic() * 1000
+                self._check_clock(newest.timestamp_type)
                 self._on_change()
             for waiter in self._reached:
                 if not waiter.done():
                     waiter.set_result(None)
+
+    def _check_clock(self, timestamp_type: int) -> None:
+        if timestamp_type != _LOG_APPEND_TIME and not self._is_warned:
+            self._is_warned = True
+            log.warning(
+                "leases_go_by_the_clocks_of_processes",
+                topic=self._topic,
+                why="its message.timestamp.type is not LogAppendTime",
+            )
 
     async def _begin(self) -> None:
         self._position = await self._wire.begin_offset(self._topic)

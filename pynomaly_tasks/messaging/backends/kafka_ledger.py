@@ -22,6 +22,9 @@ import orjson
 #: Where an item is: its lane, the lane's id, and its offset; with the claim that it was handed out by.
 Claimed = tuple[str, int, int, int]
 
+#: Notes that have ended are dropped with one in so many records.
+_PRUNE_EVERY = 100
+
 
 @dataclass(slots=True)
 class Slot:
@@ -205,6 +208,8 @@ class Ledger:
         return True
 
     def _note(self, offset: int, key: str, member: str, keep_ms: int) -> None:
+        if offset % _PRUNE_EVERY == 0:
+            self.notes = {key: value for key, value in self.notes.items() if value[0] > self.now_ms}
         _, members = self.notes.get(key, (0, set()))
         self.notes[key] = (self.now_ms + keep_ms, members | {member})
 

@@ -36,6 +36,7 @@ from aiokafka.record.memory_records import MemoryRecords, _MemoryRecordsPy
 
 from pynomaly_tasks.errors import BrokerUnavailable, InvalidMessage, MessagingClosed
 from pynomaly_tasks.messaging.backends.kafka_address import KafkaAddress
+from pynomaly_tasks.messaging.backends.kafka_probe import find_reason
 
 #: Of one item with its head: a payload of the default limit, encrypted and in base64, is smaller.
 MAX_ITEM_BYTES = 4 * 1_048_576
@@ -44,6 +45,8 @@ _BATCH_BYTES = 524_288
 _BACKOFF_MS = 50
 _CLOSE_TIMEOUT_S = 1.0
 _LATEST, _EARLIEST = -1, -2
+#: Of the connect timeout: to find out why nobody answers.
+_SHARE_TO_EXPLAIN = 0.3
 #: A connection that broke is made again for so long before it is told.
 _RECONNECT_S = 1.0
 
@@ -92,9 +95,15 @@ class KafkaWire:
             metadata_max_age_ms=30_000,
             retry_backoff_ms=_BACKOFF_MS,
         )
+        started = time.monotonic()
         try:
-            async with self._mapped_errors(self._connect_timeout_s):
+            async with self._mapped_errors(self._connect_timeout_s * (1 - _SHARE_TO_EXPLAIN)):
                 await admin.start()
+        except BrokerUnavailable as error:
+            await _close_client(admin._client)
+            left_s = self._connect_timeout_s - (time.monotonic() - started)
+            why = await find_reason(self.address, left_s)
+            raise BrokerUnavailable(f"Kafka gave no answer: {why}") from error
         except BaseException:
             await _close_client(admin._client)
             raise
