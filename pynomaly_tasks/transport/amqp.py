@@ -52,7 +52,9 @@ class Producer(messaging.Producer):  # type: ignore[misc]  # kombu has no types
             return super().publish(body, routing_key, *args, **options)
         properties = {name: value for name, value in options.items() if name not in _ARGUMENTS}
         try:
-            channel = self.channel
+            connection = self.__connection__
+            channel = connection._default_channel if connection is not None and connection.connected else None
+            channel = channel or self.channel  # which connects
             if isinstance(channel, Reserving):
                 return self._publish_short(channel, body, routing_key, properties, options)
         except Exception as error:
@@ -92,13 +94,13 @@ class Producer(messaging.Producer):  # type: ignore[misc]  # kombu has no types
         for entity in options.get("declare") or ():
             if not (hash(entity) in declared and entity.can_cache_declaration):
                 self.maybe_declare(entity)
-        message = channel.prepare_message(
-            encoded, options.get("priority"), JSON, "utf-8", options.get("headers"), properties
-        )
+        headers, priority = options.get("headers"), options.get("priority")
         batch = getattr(self._batch_local, "current", None)
         if batch is None:
-            channel.basic_publish(message, "", queue)
+            properties["priority"] = priority or channel.default_priority
+            channel.put_json(queue, encoded, headers, properties)
         else:
+            message = channel.prepare_message(encoded, priority, JSON, "utf-8", headers, properties)
             batch.publish(channel, message, exchange="", routing_key=queue)
 
 
@@ -164,5 +166,5 @@ class AMQP(celery_amqp.AMQP):  # type: ignore[misc]  # celery has no types
         """What the headers and the events of a task say of its arguments; for people."""
         return (
             short_repr(args, self.argsrepr_maxsize, self._max_levels),
-            short_repr(kwargs, self.kwargsrepr_maxsize, self._max_levels),
+            short_repr(kwargs, self.kwargsrepr_maxsize, self._max_levels) if kwargs else "{}",
         )

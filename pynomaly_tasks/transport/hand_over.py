@@ -32,28 +32,38 @@ def begin_at_once(consumer: Any, is_alone: Callable[[], bool]) -> Execute:
 
     def begin(request: Any) -> None:
         execute(request)
-        if is_alone():
-            if isinstance(consumer.pool, prefork.TaskPool):
-                _write_at_once(consumer.pool._pool, consumer.hub)
+        if not is_alone():
+            return
+        if not isinstance(consumer.pool, prefork.TaskPool):
             time.sleep(STAND_ASIDE_S)
+        elif processes := consumer.pool._pool:
+            children = _write_at_once(processes, consumer.hub)
+            time.sleep(STAND_ASIDE_S)
+            for child in children:
+                # That it has begun: Celery makes its pool smaller by a child that has not told so yet.
+                processes.handle_result_event(child.outqR_fd)
 
     return begin
 
 
-def _write_at_once(processes: Any, hub: Any) -> None:
+def _write_at_once(processes: Any, hub: Any) -> list[Any]:
     """What the event loop does at the end of its next turn, in the same way: by the pool's own function.
 
     A child may die at any time, after this as after the loop's own look at it. Then the pool finds the
     task written to a child that is gone and not accepted by it, and gives it to another one. What the
-    loop would have noticed by now is looked at here: whether the child still lives.
+    loop would have noticed by now is looked at here: whether the child still lives. Returns the
+    children that were given a task.
     """
     # With the "fast" strategy busy children are given tasks too, and only a poll tells whose pipe has
     # room. An idle child has read all of its pipe.
     if processes._state != RUN or processes.sched_strategy != asynpool.SCHED_STRATEGY_FAIR:
-        return
+        return []
+    children = []
     for inqueue in processes._all_inqueues - processes._busy_workers - processes._active_writes:
         if not processes.outbound_buffer:
-            return
+            break
         child = processes._fileno_to_inq.get(inqueue)
         if child is not None and child._is_alive() and not child._controlled_termination:
             hub.consolidate_callback([inqueue])
+            children.append(child)
+    return children

@@ -9,9 +9,11 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
+import hiredis
 import redis
 from kombu.exceptions import BatchPublishError
 from kombu.transport import redis as kombu_redis
+from redis.connection import HiredisRespSerializer
 from redis.sentinel import SentinelConnectionPool
 
 from pynomaly_tasks.transport import scripts
@@ -97,7 +99,7 @@ class Lines:
         except IndexError:
             connection = self._pool.get_connection()
         try:
-            connection.send_command(*script.command(keys, args))
+            connection.send_packed_command(_pack(connection, script.command(keys, args)))
             answer = connection.read_response()
         except redis.ResponseError as error:
             self._free.append(connection)
@@ -118,6 +120,15 @@ class Lines:
     def _drop(self, connection: Any) -> None:
         connection.disconnect()
         self._pool.release(connection)
+
+
+def _pack(connection: Any, command: tuple[scripts.Argument, ...]) -> list[bytes]:
+    packer = connection._command_packer
+    if type(packer) is HiredisRespSerializer:
+        # It looks at each part of a command first, for what ours do not have.
+        return [hiredis.pack_command(command)]  # type: ignore[arg-type]  # its stub has a tuple of one
+    packed: list[bytes] = packer.pack(*command)
+    return packed
 
 
 @dataclass(frozen=True, slots=True)
