@@ -206,7 +206,7 @@ class SqsBroker:
         end = time.monotonic() + wait_s
         while True:
             left_s = end - time.monotonic()
-            poll_s = max(0, min(int(left_s), _LONGEST_POLL_S)) if len(lanes) == 1 else 0
+            poll_s = _seconds_to_poll(left_s) if len(lanes) == 1 else 0
             taken: list[Taken] = []
             for lane in lanes:
                 while n := min(_BATCH, max_items - len(taken)):
@@ -216,7 +216,7 @@ class SqsBroker:
                     taken += found
             if taken or (left_s := end - time.monotonic()) <= 0:
                 return taken
-            if len(lanes) > 1 and left_s >= 1.0:
+            if len(lanes) > 1 and _seconds_to_poll(left_s):
                 # Nothing is better than the best lane's, so nothing needs to be put back but what is too much.
                 found = await self._first_of(lanes, lease_s)
                 if found:
@@ -369,6 +369,11 @@ class SqsBroker:
     def _token(self, taken: Taken) -> _Token:
         assert isinstance(taken.token, _Token)
         return taken.token
+
+
+def _seconds_to_poll(left_s: float) -> int:
+    """The service waits whole seconds; to come a little late is better than to ask ten times instead."""
+    return max(0, min(int(left_s + 0.3), _LONGEST_POLL_S))
 
 
 def _whole(lease_s: float) -> int:

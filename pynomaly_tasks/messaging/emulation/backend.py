@@ -23,7 +23,7 @@ from pynomaly_tasks.messaging.emulation.counting import Tally
 from pynomaly_tasks.messaging.emulation.delays import Movers
 from pynomaly_tasks.messaging.emulation.head import read_head
 from pynomaly_tasks.messaging.emulation.history import read_back
-from pynomaly_tasks.messaging.emulation.in_hand import Hands
+from pynomaly_tasks.messaging.emulation.in_hand import Hands, InHand
 from pynomaly_tasks.messaging.emulation.lanes import LaneBook, lanes_of, split_lane
 from pynomaly_tasks.messaging.emulation.windows import Windows
 from pynomaly_tasks.messaging.plain_broker import KeepsSettled, Lying, PlainBroker, Taken, TakesLowest
@@ -141,7 +141,7 @@ class EmulatedBackend:
             if entry.max_size is None or puts[n] is not Put.DONE:
                 continue
             if entry.channel not in depths:
-                depths[entry.channel] = (await self.measure(entry.channel)).depth
+                depths[entry.channel] = (await self.measure(entry.channel)).depth or 0
             if depths[entry.channel] >= entry.max_size:
                 puts[n] = Put.FULL
             else:
@@ -222,9 +222,7 @@ class EmulatedBackend:
         found = [self._hands.find(settlements[n].held) for n in following]
         if not following:
             return
-        still = await self._broker.extend(
-            [each.taken for each in found if each is not None], lease_s=_A_MOMENT_S
-        )
+        still = await self._confirm([each for each in found if each is not None])
         for n, is_ours in zip(following, still, strict=True):
             answers[n] = is_ours
             if not is_ours:
@@ -245,7 +243,7 @@ class EmulatedBackend:
         if delay_s <= 0 and traits.release_keeps_place and traits.release_counts == counted:
             is_ours = await self._broker.release(found.taken)
         else:
-            (is_ours,) = await self._broker.extend([found.taken], lease_s=_A_MOMENT_S)
+            (is_ours,) = await self._confirm([found])
             if is_ours:
                 now = time.time()
                 head = replace(
@@ -260,6 +258,12 @@ class EmulatedBackend:
         if is_ours and counted:
             self._tally.add(held.channel, "requeued")
         return is_ours
+
+    async def _confirm(self, found: Sequence[InHand]) -> list[bool]:
+        """Whether each is still ours, and will be until what follows is appended."""
+        now = time.monotonic()
+        lease_s = max(_A_MOMENT_S, *(each.lease_until - now for each in found))
+        return await self._broker.extend([each.taken for each in found], lease_s=lease_s)
 
     async def extend(self, held: Sequence[Held], *, lease_s: float) -> list[bool]:
         """As the broker's."""
@@ -292,7 +296,7 @@ class EmulatedBackend:
         count = await self._broker.count(lane)
         await self._broker.erase_lane(lane)
         self._lanes.forget(split_lane(lane)[0])
-        return count.waiting + count.held + count.delayed
+        return 0 if count is None else count.waiting + count.held + count.delayed
 
     async def erase(self, channel: str) -> None:
         """Its lanes, and what this process knows of it."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from typing import TypeGuard
 
 from pynomaly_tasks.messaging.backend import Measure, Outcome, Settlement
 from pynomaly_tasks.messaging.emulation.lanes import Lanes
-from pynomaly_tasks.messaging.plain_broker import PlainBroker
+from pynomaly_tasks.messaging.plain_broker import LaneCount, PlainBroker
 
 
 class Tally:
@@ -36,6 +37,11 @@ class Tally:
         """Both together."""
         main = [await self._broker.count(lane) for lane in lanes.main]
         delay = [await self._broker.count(lane) for lane in lanes.delay]
+        handled_s, counts = self._handled_s[channel], self._counts[channel]
+        if not are_counted(main) or not are_counted(delay):
+            return Measure(
+                depth=None, in_flight=None, delayed=None, oldest_age_s=None, handled_s=handled_s, **counts
+            )
         in_flight = sum(each.held for each in main)
         delayed = sum(each.delayed for each in main) + sum(
             each.waiting + each.held + each.delayed for each in delay
@@ -45,6 +51,11 @@ class Tally:
             in_flight=in_flight,
             delayed=delayed,
             oldest_age_s=max((each.oldest_age_s for each in main), default=0.0),
-            handled_s=self._handled_s[channel],
-            **self._counts[channel],
+            handled_s=handled_s,
+            **counts,
         )
+
+
+def are_counted(counts: list[LaneCount | None]) -> TypeGuard[list[LaneCount]]:
+    """Whether the broker says what lies in each."""
+    return None not in counts
