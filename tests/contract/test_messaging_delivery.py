@@ -163,7 +163,7 @@ async def test_recovery_finds_the_dead_consumers_entry_behind_and_before_fresh_o
         await alive.create_queue("q")
         await alive.send_many("q", list(range(300)))
         fresh = await alive.receive("q", max_messages=250)
-        await dead.receive("q", max_messages=1, lease_s=0.02)
+        await dead.receive("q", max_messages=1, lease_s=0.2)
         fresh += await alive.receive("q", max_messages=49)
 
         found = await one(other, "q")

@@ -137,6 +137,7 @@ async def _restart_under_load(
     async with setup.manager() as manager:
         await manager.create_queue("q", QueueOptions(lease_s=30.0))
         await manager.send_many("q", list(range(n_messages)))
+    server.wait_until_streams_last()
     workers = [setup.consumer("work"), setup.consumer("worker:0.001")]
     for n, gently in enumerate(restarts, 1):
         n_done = n * n_messages // (len(restarts) + 2)

@@ -42,7 +42,7 @@ log.file = false
 """
 
 #: Ra's log is written in pieces of 512 MB by default, each reserved in memory.
-_ADVANCED = "[{ra, [{wal_max_size_bytes, 16000000}, {wal_data_dir, []}]}]."
+_ADVANCED = "[{ra, [{wal_max_size_bytes, 16000000}]}].\n"
 
 
 def _program(name: str) -> Path:
@@ -121,6 +121,18 @@ class RabbitServer:
         self._spawn()
         self.wait()
 
+    def wait_until_streams_last(self) -> None:
+        """Until a node that is killed would find its streams again.
+
+        RabbitMQ 3.10 writes down that it has any about a second after the first one was made.
+        """
+        names = list((self.directory / "data").glob("*/coordination/*/names.dets"))
+        wait_until(
+            lambda: any(b"rabbit_stream_coordinator" in path.read_bytes() for path in names),
+            _START_TIMEOUT_S,
+            "the node to write down that it has streams",
+        )
+
     def pause(self) -> None:
         """SIGSTOP: alive, holding its connections, doing nothing."""
         self.child.signal_group(signal.SIGSTOP)
@@ -145,7 +157,7 @@ class RabbitServer:
         data.mkdir()
         settings = _SETTINGS.format(port=self.port, more=self._settings)
         (self.directory / "rabbitmq.conf").write_text(settings)
-        (self.directory / "advanced.config").write_text("[{ra, [{wal_max_size_bytes, 16000000}]}].\n")
+        (self.directory / "advanced.config").write_text(_ADVANCED)
         (self.directory / "enabled_plugins").write_text("[].\n")
         (self.directory / "rabbitmq-env.conf").write_text("")
         cookie = self.directory / ".erlang.cookie"

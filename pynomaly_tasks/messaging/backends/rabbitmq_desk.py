@@ -4,8 +4,8 @@ RabbitMQ knows no lease: an item is held as long as the channel that it came on 
 process held comes again when its connection breaks, and a lease that ends in a live process is ended
 by that process, which gives the item back.
 
-Nothing is fetched that nobody asked for: a consumer stands only while somebody waits, for as many items
-as that one can still take, and what comes in its last moment is taken too.
+Nothing is fetched that nobody asked for. Few items are got one by one; many come to a consumer that is taken
+away when it has its fill; and while somebody waits, a consumer for one item stands.
 """
 
 from __future__ import annotations
@@ -17,9 +17,12 @@ from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
-from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, AbstractQueue
+from aio_pika.abc import AbstractChannel
+from aiormq.abc import AbstractChannel as PlainChannel
+from aiormq.abc import DeliveredMessage
+from pamqp.commands import Basic
 
 from pynomaly_tasks.errors import BrokerUnavailable, MessagingClosed
 from pynomaly_tasks.messaging.backends.coalescing import Coalescer
@@ -29,6 +32,10 @@ from pynomaly_tasks.messaging.plain_broker import LaneGone, Taken
 #: How often a lane is looked at that no consumer can be set on without taking too much.
 _POLL_S = 0.05
 _MAX_PREFETCH = 1_000
+#: Getting so few is quicker than setting a consumer for them.
+_FEW = 4
+#: Others may take what a consumer was set for.
+_LONGEST_FILL_S = 0.1
 
 
 @dataclass(slots=True, eq=False)
@@ -53,10 +60,12 @@ class _Wait:
     """What came while consumers stood."""
 
     lease_s: float
+    n_wanted: int = 1
     taken: dict[str, list[Taken]] = field(default_factory=dict)
     n: int = 0
     came: asyncio.Event = field(default_factory=asyncio.Event)  #: something came, or a lane went
-    consumers: dict[str, tuple[str, AbstractQueue]] = field(default_factory=dict)  #: lane and queue by tag
+    filled: asyncio.Event = field(default_factory=asyncio.Event)  #: as much came as was wanted
+    consumers: dict[str, str] = field(default_factory=dict)  #: lane by consumer tag
     gone: set[str] = field(default_factory=set)  #: lanes that were erased meanwhile
     is_over: bool = False
 
@@ -64,15 +73,19 @@ class _Wait:
 class Desk:
     """One channel. One `take` at a time; settling at any time."""
 
-    def __init__(self, link: Link, channel: AbstractChannel, name_of: Callable[[str], str]) -> None:
-        """``name_of``: the server's name of a lane."""
+    def __init__(
+        self, link: Link, channel: AbstractChannel, plain: PlainChannel, name_of: Callable[[str], str]
+    ) -> None:
+        """``plain``: what ``channel`` stands on; ``name_of``: the server's name of a lane."""
         self.held: dict[int, Hold] = {}
         self._link = link
         self._channel = channel
+        # aio-pika hands each delivery on in a task of a task, and so after the answer to the cancel that
+        # follows; on the channel below they come in the server's order.
+        self._plain = plain
         self._name_of = name_of
         self._prefetch = 0
         self._wait: _Wait | None = None
-        self._rich: set[str] = set()
         self._acknowledgements = Coalescer(self._acknowledge, lambda _: 1)
         self._giving_back: set[asyncio.Task[None]] = set()
         self._closed = asyncio.Event()
@@ -82,8 +95,10 @@ class Desk:
     async def make(cls, link: Link, name_of: Callable[[str], str]) -> Desk:
         """On a channel of its own."""
         channel = await link.channel()
-        desk = cls(link, channel, name_of)
-        (await channel.get_underlay_channel()).on_consumer_cancel_callbacks.add(desk._on_cancel)
+        async with link.answered():
+            plain = await channel.get_underlay_channel()
+        desk = cls(link, channel, plain, name_of)
+        plain.on_consumer_cancel_callbacks.add(desk._on_cancel)
         return desk
 
     @property
@@ -96,7 +111,7 @@ class Desk:
 
     def _on_cancel(self, frame: Any) -> None:
         if self._wait is not None and frame.consumer_tag in self._wait.consumers:
-            self._wait.gone.add(self._wait.consumers[frame.consumer_tag][0])
+            self._wait.gone.add(self._wait.consumers[frame.consumer_tag])
             self._wait.came.set()
 
     async def close(self) -> None:
@@ -127,31 +142,37 @@ class Desk:
         return taken
 
     async def _take_now(self, lane: str, n: int, lease_s: float) -> list[Taken]:
+        taken = await self._get(lane, 1, lease_s)
+        if not taken or n == 1:
+            return taken
+        # Asked only now: what was given back a moment ago is got, and not yet counted.
+        n_waiting, n = await self._n_waiting(lane), min(n - 1, _MAX_PREFETCH)
+        if n_waiting < n or n < _FEW:
+            return taken + await self._get(lane, min(n, n_waiting), lease_s)
+        # There is enough, so a consumer has its fill at once and nothing else is on its way to it.
+        wait = _Wait(lease_s, n_wanted=n)
+        await self._begin(wait, [lane], n)
+        await _first(_LONGEST_FILL_S, wait.filled, self._closed)
+        await self._end(wait)
+        return taken + wait.taken.get(lane, [])
+
+    async def _get(self, lane: str, n: int, lease_s: float) -> list[Taken]:
         taken: list[Taken] = []
-        if lane not in self._rich or n == 1:
+        while len(taken) < n:
             async with self._link.answered():
-                queue = await self._channel.get_queue(self._name_of(lane), ensure=False)
-                message = await queue.get(fail=False, timeout=None)
-            if message is None:
-                self._rich.discard(lane)
-                return []
+                message = await self._plain.basic_get(self._name_of(lane))
+            if isinstance(message.delivery, Basic.GetEmpty):
+                break
             taken.append(self._hold(lane, message, lease_s))
-        if len(taken) < n:
-            wait = _Wait(lease_s)
-            await self._begin(wait, [lane], n - len(taken))
-            await self._end(wait)
-            taken += wait.taken.get(lane, [])
-        # Where there was enough the last time, the look whether there is anything is left out.
-        (self._rich.add if len(taken) == n else self._rich.discard)(lane)
         return taken
 
     async def _take_later(
         self, lanes: Sequence[str], max_items: int, lease_s: float, end: float, hurry: asyncio.Event
     ) -> list[Taken]:
-        # At most one consumer an item that may be taken, so that together they never take more.
+        # One consumer for one item each, so that together they never take more than may be taken.
         watched, polled = list(lanes[-max_items:]), list(lanes[:-max_items])
         wait = _Wait(lease_s)
-        await self._begin(wait, watched, max_items // len(watched))
+        await self._begin(wait, watched, 1)
         found = False
         while not (found or wait.came.is_set() or hurry.is_set() or self._closed.is_set()):
             left_s = end - time.monotonic()
@@ -160,56 +181,68 @@ class Desk:
             await _first(min(left_s, _POLL_S) if polled else left_s, wait.came, hurry, self._closed)
             found = await self._is_any_waiting(polled)
         await self._end(wait)
-        for lane in polled if found else ():
+        # What came may have been the first of many.
+        for lane in lanes if found or wait.n else ():
             if wait.n < max_items:
-                wait.taken[lane] = await self._take_now(lane, max_items - wait.n, lease_s)
-                wait.n += len(wait.taken[lane])
+                more = await self._take_now(lane, max_items - wait.n, lease_s)
+                wait.taken.setdefault(lane, []).extend(more)
+                wait.n += len(more)
         return [each for lane in lanes for each in wait.taken.get(lane, [])]
 
     async def _is_any_waiting(self, lanes: Sequence[str]) -> bool:
         for lane in lanes:
-            async with self._link.answered():
-                queue = await self._channel.declare_queue(self._name_of(lane), passive=True)
-            if queue.declaration_result.message_count:
+            if await self._n_waiting(lane):
                 return True
         return False
+
+    async def _n_waiting(self, lane: str) -> int:
+        async with self._link.answered():
+            declared = await self._plain.queue_declare(self._name_of(lane), passive=True)
+        return declared.message_count or 0
 
     async def _begin(self, wait: _Wait, lanes: Sequence[str], prefetch: int) -> None:
         """Set a consumer on each lane."""
         self._wait = wait
-        prefetch = min(prefetch, _MAX_PREFETCH)
         async with self._link.answered():
             if prefetch != self._prefetch:
-                await self._channel.set_qos(prefetch_count=prefetch)
+                await self._plain.basic_qos(prefetch_count=prefetch)
                 self._prefetch = prefetch
             for lane in lanes:
-                queue = await self._channel.get_queue(self._name_of(lane), ensure=False)
-                tag = f"{len(wait.consumers)}-{uuid.uuid4().hex}"
-                wait.consumers[tag] = (lane, queue)
-                await queue.consume(partial(self._come, wait, lane), consumer_tag=tag)
+                tag = uuid.uuid4().hex
+                wait.consumers[tag] = lane
+                await self._plain.basic_consume(
+                    self._name_of(lane), partial(self._come, wait, lane), consumer_tag=tag
+                )
 
-    async def _come(self, wait: _Wait, lane: str, message: AbstractIncomingMessage) -> None:
+    async def _come(self, wait: _Wait, lane: str, message: DeliveredMessage) -> None:
         taken = self._hold(lane, message, wait.lease_s)
         if wait.is_over:
-            await self._give_back_late(self.held[message.delivery_tag or 0])
+            await self._give_back_late(cast("Hold", taken.token))
             return
         wait.taken.setdefault(lane, []).append(taken)
         wait.n += 1
         wait.came.set()
+        if wait.n == wait.n_wanted:
+            wait.filled.set()
 
     async def _end(self, wait: _Wait) -> None:
-        """Take the consumers away; all that was sent to them is there then."""
+        """Take the consumers away; all that was sent to them is there then.
+
+        What the server is just sending at that moment it takes back, and counts as handed out; so this
+        is done when the consumers have their fill, or when there was nothing for them.
+        """
         async with self._link.answered():
-            for tag, (_, queue) in wait.consumers.items():
-                await queue.cancel(tag)
+            for tag in wait.consumers:
+                await self._plain.basic_cancel(tag)
         wait.is_over = True
         self._wait = None
         if wait.gone and not wait.n:
             raise LaneGone(f"erased while it was waited on: {', '.join(sorted(wait.gone))}")
 
-    def _hold(self, lane: str, message: AbstractIncomingMessage, lease_s: float) -> Taken:
+    def _hold(self, lane: str, message: DeliveredMessage, lease_s: float) -> Taken:
         tag = message.delivery_tag or 0
-        hold = Hold(self, lane, message.message_id or "", tag, time.monotonic() + lease_s)
+        name = message.header.properties.message_id or ""
+        hold = Hold(self, lane, name, tag, time.monotonic() + lease_s)
         self.held[tag] = hold
         self._watch(hold)
         return Taken(lane=lane, token=hold, data=message.body, n_earlier=_n_earlier(message))
@@ -226,8 +259,7 @@ class Desk:
             if hold.is_ours:
                 self._drop(hold)
                 async with self._link.answered():
-                    underlay = await self._channel.get_underlay_channel()
-                    await underlay.basic_ack(hold.tag, wait=False)
+                    await self._plain.basic_ack(hold.tag, wait=False)
         return await self._heard(holds, answers)
 
     async def _heard(self, holds: Sequence[Hold], answers: list[bool]) -> list[bool]:
@@ -238,7 +270,7 @@ class Desk:
         for lane in {hold.lane for hold, is_ours in zip(holds, answers, strict=True) if is_ours}:
             try:
                 async with self._link.answered():
-                    await self._channel.declare_queue(self._name_of(lane), passive=True)
+                    await self._plain.queue_declare(self._name_of(lane), passive=True)
             except LaneGone:
                 # That closed the channel, behind all that was said.
                 return [is_ours and hold.lane != lane for hold, is_ours in zip(holds, answers, strict=True)]
@@ -256,10 +288,9 @@ class Desk:
             if hold.is_ours:
                 self._drop(hold)
                 async with self._link.answered():
-                    underlay = await self._channel.get_underlay_channel()
                     # One by one: several at once come again in any order. And not by nack, which newer
                     # servers do not count as a delivery that failed.
-                    await underlay.basic_reject(hold.tag, requeue=True, wait=False)
+                    await self._plain.basic_reject(hold.tag, requeue=True, wait=False)
         return await self._heard(holds, answers)
 
     def extend(self, hold: Hold, lease_s: float) -> bool:
@@ -298,9 +329,10 @@ class Desk:
             await self.release(hold)
 
 
-def _n_earlier(message: AbstractIncomingMessage) -> int:
+def _n_earlier(message: DeliveredMessage) -> int:
     """How often a quorum queue handed it out before; newer servers count more kinds of it in another header."""
-    counts = [message.headers.get(name) for name in ("x-acquired-count", "x-delivery-count")]
+    headers = message.header.properties.headers or {}
+    counts = [headers.get(name) for name in ("x-acquired-count", "x-delivery-count")]
     return max((count for count in counts if isinstance(count, int)), default=int(bool(message.redelivered)))
 
 

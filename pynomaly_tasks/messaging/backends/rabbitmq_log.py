@@ -7,9 +7,11 @@ chunk, which is there already: so a reader knows the end of the log without havi
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import Awaitable, Callable
 
-from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
+from aio_pika.abc import AbstractChannel
+from aiormq.abc import DeliveredMessage
 
 from pynomaly_tasks.errors import BrokerUnavailable
 from pynomaly_tasks.messaging.backends.rabbitmq_link import Link
@@ -75,21 +77,26 @@ class StreamLog:
         """From ``start`` on: up to ``end``, or (None) all that comes with the first of it."""
         found: Records = []
         enough = asyncio.Event()
+        plain = await channel.get_underlay_channel()
 
-        async def come(message: AbstractIncomingMessage) -> None:
-            at = int(str(message.headers["x-stream-offset"]))
+        async def come(message: DeliveredMessage) -> None:
+            headers = message.header.properties.headers or {}
+            at = int(str(headers["x-stream-offset"]))
             found.append((at, message.body))
             if end is None or at >= end:
                 enough.set()
             if len(found) % _ACK_EVERY == 0:
-                await message.channel.basic_ack(message.delivery_tag or 0, multiple=True, wait=False)
+                await plain.basic_ack(message.delivery_tag or 0, multiple=True, wait=False)
 
         try:
             async with self._link.answered():
-                queue = await channel.get_queue(self._name, ensure=False)
-                tag = await queue.consume(come, arguments={"x-stream-offset": start})
+                # Below aio-pika, where deliveries come in the server's order: all before the cancel's answer.
+                tag = uuid.uuid4().hex
+                await plain.basic_consume(
+                    self._name, come, arguments={"x-stream-offset": start}, consumer_tag=tag
+                )
                 await enough.wait()
-                await queue.cancel(tag)
+                await plain.basic_cancel(tag)
         except LaneGone as error:
             raise BrokerUnavailable(f"somebody deleted the stream {self._name}") from error
         return found
