@@ -98,8 +98,8 @@ class KafkaBench:
 
     name = "kafka"
     distributions: Sequence[str] = ("aiokafka",)
-    n_one_by_one = 50
-    n_at_once = 500
+    n_one_by_one = 30
+    n_at_once = 300
     max_rounds = 100
     max_probes = 1_000
 

@@ -68,8 +68,8 @@ class MqttBench:
 
     name = "mqtt"
     distributions: Sequence[str] = ("aiomqtt", "paho-mqtt")
-    n_one_by_one = 50
-    n_at_once = 500
+    n_one_by_one = 30
+    n_at_once = 300
     max_rounds = 100
     max_probes = 1_000
 
