@@ -61,6 +61,7 @@ def test_no_package_escapes_the_contracts() -> None:
         "celery": 3,
         "redis": 7,
         "aiokafka": 2,
+        "aio_pika": 1,
         "cloudevents": 1,
         "fastapi": 1,
         "click": 1,
