@@ -271,7 +271,10 @@ class TaskMachine(RuleBasedStateMachine):
             for held in self.held:
                 self.run(held.delivery.give_back())
             self.held = []
+            n_heard = 0
             while any(known.may_run and not known.repeats for known in self.known.values()):
+                n_heard += 1
+                assert n_heard <= 10 * len(self.known) + 10, "a task that may run has no bell"
                 self.hear_a_bell(0)
                 for held in self.held:
                     self.end_run(held.known, "succeeded")

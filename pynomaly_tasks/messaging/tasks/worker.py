@@ -64,7 +64,8 @@ class TaskWorker:
         self._beat_s = beat_s
         self._is_stopping = False
         self._running: dict[tuple[str, int], Attempt] = {}
-        self._threads = ThreadPoolExecutor(concurrency * len(chosen), thread_name_prefix="task")
+        self._n_threads = concurrency * len(chosen)
+        self._threads: ThreadPoolExecutor | None = None
         # One worker a type, each fetching one at a time: nothing is held here that could run elsewhere.
         self.workers: dict[str, Worker] = {}
         for task_type in chosen:
@@ -114,6 +115,8 @@ class TaskWorker:
     async def _while_beating(self, work: Callable[[], Awaitable[T]], *, patient: bool = False) -> T:
         await self._announce(patient)
         beating = asyncio.create_task(self._beat())
+        # Of our own: the loop's are few, and a plain function may take hours.
+        self._threads = ThreadPoolExecutor(self._n_threads, thread_name_prefix="task")
         try:
             return await work()
         finally:
@@ -144,6 +147,7 @@ class TaskWorker:
         if started.record is None:
             log.info("task_had_ended", task_id=task_id)
             return
+        assert self._threads is not None
         attempt = Attempt(started.record, self._tasks, self._threads)
         key = (task_id, started.record.attempt)
         self._running[key] = attempt
