@@ -19,7 +19,8 @@ from pynomaly_tasks.embedded.ports import find_free_port
 from pynomaly_tasks.errors import BrokerUnavailable, InvalidSettings
 from pynomaly_tasks.messaging import QueueManager, QueueOptions, Reason, build_backend
 from pynomaly_tasks.messaging.backends import kafka as kafka_backend
-from pynomaly_tasks.messaging.backends.event_hubs import parse_connection_string
+from pynomaly_tasks.messaging.backends import kafka_keeper
+from pynomaly_tasks.messaging.backends.event_hubs import EventHubsBroker, parse_connection_string
 from pynomaly_tasks.messaging.backends.kafka import KafkaBroker
 from pynomaly_tasks.messaging.backends.kafka_address import parse_url
 from pynomaly_tasks.messaging.plain_broker import Item
@@ -177,6 +178,57 @@ async def test_process_that_begins_later_continues_from_a_snapshot(
     assert await first.acknowledge(held) == [True] * 3
     await first.close()
     await later.close()
+
+
+async def test_snapshot_is_written_where_the_newest_one_is_old_and_is_enough_to_begin_with(
+    event_hubs: EventHubsListener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kafka_keeper, "SNAPSHOT_EVERY_S", 0.0)
+    namespace = unique_name("aged")
+    first, later = (EventHubsBroker(event_hubs.connection_string, namespace=namespace) for _ in range(2))
+    await first.open()
+    await first.make_lane("q")
+    await first.append([Item(lane="q", data=b"%d" % n) for n in range(3)])
+    (taken,) = await first.take(["q"], max_items=1, lease_s=600.0, wait_s=0.0)
+    before = await first._wire.end_offset(f"{namespace}.ledger")
+    await first._keeper.refresh()
+    await first.acknowledge([taken])
+    # As its retention would.
+    await first._wire.delete_before(f"{namespace}.ledger", before)
+    await later.open()
+
+    assert (await later.count("q")).waiting == 2
+    assert later._follower.ledger.to_snapshot() == first._follower.ledger.to_snapshot()
+    await first.close()
+    await later.close()
+
+
+async def test_process_whose_reading_ended_begins_anew_at_a_snapshot(
+    kafka: KafkaNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kafka_backend, "SNAPSHOT_EVERY", 20)
+    namespace = unique_name("behind")
+    first, behind = _broker(kafka, namespace), _broker(kafka, namespace)
+    await first.open()
+    await behind.open()
+    await first.make_lane("q")
+    await behind.ping()
+    assert behind._follower._task is not None
+    behind._follower._task.cancel()
+    await first.append([Item(lane="q", data=b"%d" % n) for n in range(100)])
+    for _ in range(90):
+        await first.acknowledge(await first.take(["q"], max_items=1, lease_s=600.0, wait_s=0.0))
+
+    async def is_short() -> bool:
+        return await first._wire.begin_offset(f"{namespace}.ledger") > 50
+
+    await until(is_short, "the ledger to be shortened")
+    rest = await behind.take(["q"], max_items=50, lease_s=600.0, wait_s=0.0)
+
+    assert [each.data for each in rest] == [b"%d" % n for n in range(90, 100)]
+    assert await behind.acknowledge(rest) == [True] * 10
+    await first.close()
+    await behind.close()
 
 
 async def test_settled_messages_are_deleted_and_unsettled_ones_are_not(kafka: KafkaNode) -> None:

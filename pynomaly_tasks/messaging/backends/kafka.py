@@ -29,12 +29,13 @@ import asyncio
 import base64
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from datetime import datetime
 
 from pynomaly_tasks.errors import MessagingClosed
 from pynomaly_tasks.messaging.backend import Catalog, Note
 from pynomaly_tasks.messaging.backends.abilities import KAFKA
+from pynomaly_tasks.messaging.backends.coalescing import Coalescer
 from pynomaly_tasks.messaging.backends.kafka_address import KafkaAddress, find_hours, find_number, parse_url
 from pynomaly_tasks.messaging.backends.kafka_follower import SNAPSHOT_EVERY, Follower
 from pynomaly_tasks.messaging.backends.kafka_history import read_past
@@ -44,6 +45,8 @@ from pynomaly_tasks.messaging.backends.kafka_ledger import Claimed, Lane
 from pynomaly_tasks.messaging.backends.kafka_wire import MAX_ITEM_BYTES, KafkaWire, TopicGone
 from pynomaly_tasks.messaging.plain_broker import Item, LaneCount, LaneGone, Lying, Past, Taken, Traits
 
+#: One settlement in the ledger, about.
+_TOKEN_BYTES = 100
 _TOPIC_CONFIG = {
     # Leases go by it: one clock for all.
     "message.timestamp.type": "LogAppendTime",
@@ -114,6 +117,7 @@ class KafkaBroker:
         self._keeper = Keeper(
             self._wire, self._follower, self._topic, keep_s=self._keep_s, deletes=self.can_delete_records
         )
+        self._settlements = Coalescer(self._settle, lambda _: _TOKEN_BYTES)
         self._made: set[str] = set()
         self._is_open = True
         try:
@@ -265,11 +269,12 @@ class KafkaBroker:
     async def acknowledge(self, taken: Sequence[Taken]) -> list[bool]:
         """They are done."""
         self._check_open()
-        if not taken:
-            return []
+        return await self._settlements.call(None, taken) if taken else []
+
+    async def _settle(self, _: Hashable, taken: Sequence[Taken]) -> list[bool]:
         answers: list[bool] = await self._follower.command("settle", [each.token for each in taken])
         for each in taken:
-            name, lane_id, offset, _ = self._token(each)
+            name, lane_id, offset, _fence = self._token(each)
             self._items.drop(self._topic(name, lane_id), [offset])
             self._keeper.touched.add(name)
         return answers
@@ -318,7 +323,7 @@ class KafkaBroker:
         found, topic = self._find(lane)
         offsets = found.lying(self._items.end(topic), int(after or 0), limit)
         records = await self._items.read(topic, offsets)
-        return [_lying(records[at].offset, records[at].data) for at in offsets if at in records]
+        return [Lying(key=str(at + 1), data=records[at].data) for at in offsets if at in records]
 
     async def find(self, lane: str, key: str) -> Lying | None:
         """One that waits."""
@@ -392,7 +397,3 @@ class KafkaBroker:
             raise MessagingClosed(
                 f"the {self.name} backend is not open; use it in `async with`, or call open()"
             )
-
-
-def _lying(offset: int, data: bytes) -> Lying:
-    return Lying(key=str(offset + 1), data=data)
