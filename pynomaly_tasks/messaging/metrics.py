@@ -112,7 +112,8 @@ class WorkerMetrics(Collector):
         self._registry = registry
         self._seconds = Histogram(
             "pynomaly_messaging_handler_seconds",
-            "Time that a handler took; outcome: done, failed, rejected, later (given back to come again).",
+            "Time that a handler took; outcome: done, failed, rejected, later (given back to come again); of tasks: "
+            "succeeded, failed, retry, interrupted.",
             ["queue", "outcome"],
             buckets=_SECONDS,
             registry=registry,

@@ -178,7 +178,8 @@ def test_worker_process_serves_its_metrics_unless_the_setting_is_off(
     wait_until(
         lambda: samples().get(f'pynomaly_messaging_sent_total{{queue="{queue}"}}') == 1, 15.0, "counts"
     )
-    handled = f'pynomaly_messaging_handler_seconds_count{{outcome="done",queue="{queue}"}}'
+    outcome = "done" if process == "worker" else "succeeded"
+    handled = f'pynomaly_messaging_handler_seconds_count{{outcome="{outcome}",queue="{queue}"}}'
     wait_until(lambda: samples().get(handled) == 1, 15.0, "the handler's time")
     program.signal_group(signal.SIGTERM)
     wait_until(lambda: not program.is_running(), 10.0, "the end")

@@ -34,7 +34,6 @@ class MemoryTask:
     worker_died: bool = False
     failed_parent: str = ""
     failed_parent_state: str = ""
-    forget_at: float = float("inf")
 
     @property
     def is_live(self) -> bool:
@@ -51,6 +50,7 @@ class MemoryTasks:
         self.by_id: dict[str, MemoryTask] = {}  #: in the order they were added
         self.by_key: dict[str, str] = {}
         self.children: dict[str, list[str]] = {}
+        self.ended: list[tuple[float, str]] = []  #: heap, by when they are forgotten
 
     def instant(self, when: float) -> datetime:
         """A time of the broker's clock for people."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -36,9 +37,9 @@ class MemoryTaskRecords:
         """Those that are not forgotten yet."""
         broker = self._open_broker()
         tasks, now = broker.tasks, broker.clock()
-        for task_id in [task_id for task_id, task in tasks.by_id.items() if task.forget_at <= now]:
-            key = tasks.by_id.pop(task_id).new.key
-            tasks.by_key.pop(key, None)
+        while tasks.ended and tasks.ended[0][0] <= now:
+            task = tasks.by_id.pop(heapq.heappop(tasks.ended)[1])
+            tasks.by_key.pop(task.new.key, None)
         return tasks
 
     async def add(self, task: NewTask) -> Added:
@@ -170,7 +171,7 @@ class MemoryTaskRecords:
             if parent is not None and this.state != PENDING:
                 continue  # a child of two parents that end together
             this.state, this.ended, this.parents = how, now, 0
-            this.forget_at = now + this.new.keep_s
+            heapq.heappush(tasks.ended, (now + this.new.keep_s, this.new.id))
             if parent is not None:
                 this.failed_parent, this.failed_parent_state = parent.new.id, parent.state
             for child_id in tasks.children.pop(this.new.id, ()):

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import socket
+import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -47,7 +48,11 @@ class TaskWorker:
         beat_s: float = 0.5,
         observe: Callable[[str, str, float], None] = lambda queue, outcome, seconds: None,
     ) -> None:
-        """``types`` None takes every type with a handler; ``concurrency``: tasks of one type at once."""
+        """``types`` None takes every type with a handler; ``concurrency``: tasks of one type at once.
+
+        ``observe`` is called for each attempt with its queue, how it ended (succeeded, failed, retry,
+        interrupted) and the seconds that it took.
+        """
         chosen = tuple(tasks.handlers if types is None else dict.fromkeys(types))
         if not chosen:
             raise InvalidRequest.of("types", "are none; register a handler with Tasks.add_handler first")
@@ -62,6 +67,7 @@ class TaskWorker:
         self.types = chosen
         self._tasks = tasks
         self._beat_s = beat_s
+        self._observe = observe
         self._is_stopping = False
         self._running: dict[tuple[str, int], Attempt] = {}
         self._n_threads = concurrency * len(chosen)
@@ -69,9 +75,7 @@ class TaskWorker:
         # One worker a type, each fetching one at a time: nothing is held here that could run elsewhere.
         self.workers: dict[str, Worker] = {}
         for task_type in chosen:
-            worker = Worker(
-                tasks.manager, [queue_of(task_type)], concurrency=concurrency, batch_size=1, observe=observe
-            )
+            worker = Worker(tasks.manager, [queue_of(task_type)], concurrency=concurrency, batch_size=1)
             worker.add_handler(self._hear)
             self.workers[task_type] = worker
 
@@ -151,10 +155,13 @@ class TaskWorker:
         attempt = Attempt(started.record, self._tasks, self._threads)
         key = (task_id, started.record.attempt)
         self._running[key] = attempt
+        began_s = time.monotonic()
         try:
             await attempt.run(self._tasks.handlers[started.record.type].handler)
         finally:
             self._running.pop(key, None)
+            outcome = "interrupted" if attempt.is_interrupted else attempt.outcome.value
+            self._observe(queue_of(started.record.type), outcome, time.monotonic() - began_s)
         if attempt.is_interrupted:
             log.info("task_interrupted", task_id=task_id, attempt=attempt.record.attempt)
             finished = await self._after_loss(task_id)
