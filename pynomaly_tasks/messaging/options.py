@@ -18,7 +18,8 @@ MAX_SECONDS = 366 * 86_400.0
 class Kind(Enum):
     """The order in which a queue hands out."""
 
-    FIFO = "fifo"  #: as sent; a delayed message takes its place when it falls due
+    #: As sent, nearly so where the backend has no order; a delayed message takes its place when it falls due.
+    FIFO = "fifo"
     PRIORITY = "priority"  #: higher priority first, as sent within equals
     DELAY = "delay"  #: as they fall due; ``delay_s`` holds for messages that name none
 
