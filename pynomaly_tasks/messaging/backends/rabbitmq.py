@@ -24,19 +24,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import heapq
-import itertools
-import time
-import uuid
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
-from aio_pika import DeliveryMode, Message
 from aio_pika.abc import AbstractChannel
-from aio_pika.exceptions import PublishError
 from aiormq.exceptions import ChannelLockedResource
 
 from pynomaly_tasks.errors import BrokerUnavailable, InvalidSettings, MessagingClosed
@@ -46,8 +40,10 @@ from pynomaly_tasks.messaging.backends.rabbitmq_census import Census
 from pynomaly_tasks.messaging.backends.rabbitmq_desk import Desk, Hold
 from pynomaly_tasks.messaging.backends.rabbitmq_link import Link, closed
 from pynomaly_tasks.messaging.backends.rabbitmq_log import StreamLog
+from pynomaly_tasks.messaging.backends.rabbitmq_looker import Locked, Looker
+from pynomaly_tasks.messaging.backends.rabbitmq_outbox import Outbox
 from pynomaly_tasks.messaging.backends.rabbitmq_records import SharedCatalog, SharedNotes
-from pynomaly_tasks.messaging.plain_broker import Item, LaneCount, LaneGone, Lying, Taken, Traits
+from pynomaly_tasks.messaging.plain_broker import Item, LaneCount, Lying, Taken, Traits
 
 T = TypeVar("T")
 
@@ -64,11 +60,6 @@ _KEEP_NOTES_S = 86_400.0
 _MAX_NAME_BYTES = 255
 #: Channels without anything held are closed above this number.
 _MAX_DESKS = 200
-#: How many items of a lane are looked through at once.
-_LOOK = 500
-_LOCK_POLL_S = 0.03
-_LONGEST_WAY_BACK_S = 2.0
-_WAY_BACK_POLL_S = 0.005
 
 
 class RabbitBroker:
@@ -112,17 +103,13 @@ class RabbitBroker:
         self._outward = Link(self._url, purpose="messages published", **self._timeouts)
         self._asking = asyncio.Lock()
         self._asker: AbstractChannel | None = None
-        self._publishing = asyncio.Lock()
-        self._publisher: AbstractChannel | None = None
-        self._looking = asyncio.Lock()
-        self._reader: Desk | None = None
+        self._outbox = Outbox(self._outward)
+        self._looker = Looker(self._link, self._name_of, self._ask, self._timeout_s)
         self._desks: list[Desk] = []
         self._idle: defaultdict[str, list[Desk]] = defaultdict(list)
         self._hurry = asyncio.Event()
         self._takes: set[asyncio.Task[list[Taken]]] = set()
         self._unclaimed: set[asyncio.Task[None]] = set()
-        self._numbers = itertools.count()
-        self._session = uuid.uuid4().hex[:8]
         catalog = StreamLog(self._link, self._name_of("/catalog"), self._publish)
         notes = StreamLog(self._link, self._name_of("/notes"), self._publish, keep_s=_KEEP_NOTES_S)
         self._catalog = SharedCatalog(catalog, self._timeout_s)
@@ -137,8 +124,9 @@ class RabbitBroker:
             return
         self._is_open = False
         self._hurry.set()
-        for desk in (*self._desks, *([self._reader] if self._reader is not None else [])):
+        for desk in self._desks:
             desk.abandon()
+        self._looker.abandon()
         await self._link.close()
         await self._outward.close()
         waiting = [*self._takes, *self._unclaimed]
@@ -178,7 +166,8 @@ class RabbitBroker:
 
     async def append(self, items: Sequence[Item]) -> None:
         """Publish them, and wait for every confirmation."""
-        await self._publish_all([("", self._name_of(item.lane), item.data) for item in items])
+        self._check_open()
+        await self._outbox.publish([("", self._name_of(item.lane), item.data) for item in items])
 
     async def take(
         self, lanes: Sequence[str], *, max_items: int, lease_s: float, wait_s: float
@@ -276,39 +265,26 @@ class RabbitBroker:
 
     async def count(self, lane: str) -> LaneCount:
         """What waits, as the server says, and what is held, as each process says."""
-        waiting = await self._n_waiting(lane)
+        waiting = await self._looker.n_waiting(lane)
         return LaneCount(waiting=waiting, held=await self._census.held(lane))
-
-    async def _n_waiting(self, lane: str) -> int:
-        queue = await self._ask(lambda channel: channel.declare_queue(self._name_of(lane), passive=True))
-        return queue.declaration_result.message_count or 0
 
     def _count_held(self, lane: str) -> int:
         return sum(hold.lane == lane for desk in self._desks if desk.is_open for hold in desk.held.values())
 
     async def browse(self, lane: str, *, after: str, limit: int) -> list[Lying]:
         """By age. Everything in the lane is taken for a moment, and given back."""
-        async with self._look(lane) as batches:
-            found = [lying async for batch in batches for _, lying in batch if lying.key > after]
-        return heapq.nsmallest(limit, found, key=lambda lying: lying.key)
+        self._check_open()
+        return await self._looker.browse(lane, after=after, limit=limit)
 
     async def find(self, lane: str, key: str) -> Lying | None:
         """As `browse`, up to the item."""
-        async with self._look(lane) as batches:
-            async for batch in batches:
-                for _, lying in batch:
-                    if lying.key == key:
-                        return lying
-        return None
+        self._check_open()
+        return await self._looker.find(lane, key)
 
     async def remove(self, lane: str, key: str) -> bool:
         """As `find`, and acknowledged."""
-        async with self._look(lane) as batches:
-            async for batch in batches:
-                for taken, lying in batch:
-                    if lying.key == key:
-                        return (await self.acknowledge([taken]))[0]
-        return False
+        self._check_open()
+        return await self._looker.remove(lane, key)
 
     async def add_note(self, note: Note) -> None:
         """Keep it for a day."""
@@ -320,59 +296,6 @@ class RabbitBroker:
         self._check_open()
         return await self._notes.read(key)
 
-    @asynccontextmanager
-    async def _look(self, lane: str) -> AsyncIterator[AsyncIterator[list[tuple[Taken, Lying]]]]:
-        """All that lies in a lane, in batches; given back in the end, but for what was acknowledged."""
-        self._check_open()
-        async with self._looking, self._alone(lane):
-            if self._reader is None or not self._reader.is_open:
-                self._reader = await Desk.make(self._link, self._name_of)
-            desk = self._reader
-            try:
-                yield self._batches(desk, lane)
-            finally:
-                if held := list(desk.held.values()):
-                    n = await self._n_waiting(lane) + len(held)
-                    await desk.release_all(held)
-                    await self._wait_until_back(lane, n)
-
-    async def _wait_until_back(self, lane: str, n: int) -> None:
-        """A server gives back more than a few items with some delay, and the next to look would miss them."""
-        end = time.monotonic() + _LONGEST_WAY_BACK_S
-        while await self._n_waiting(lane) < n and time.monotonic() < end:
-            await asyncio.sleep(_WAY_BACK_POLL_S)
-
-    async def _batches(self, desk: Desk, lane: str) -> AsyncIterator[list[tuple[Taken, Lying]]]:
-        n = 1  # mostly the first is wanted
-        while batch := await desk.take(
-            [lane], max_items=n, lease_s=self._timeout_s, wait_s=0.0, hurry=self._hurry
-        ):
-            yield [(taken, Lying(key=_hold(taken).name, data=taken.data)) for taken in batch]
-            n = min(10 * n, _LOOK)
-
-    @asynccontextmanager
-    async def _alone(self, lane: str) -> AsyncIterator[None]:
-        """While one looks through a lane, others would miss what it has in hand.
-
-        A queue that belongs to one connection is the lock: it ends with the connection.
-        """
-        name = self._name_of(f"/looking/{lane}")
-        end = time.monotonic() + self._timeout_s
-        while True:
-            try:
-                await self._ask(lambda channel: channel.declare_queue(name, exclusive=True))
-                break
-            except _Locked:
-                if time.monotonic() > end:
-                    raise BrokerUnavailable(
-                        f"another process looked through {lane} for {self._timeout_s:g} s; try again"
-                    ) from None
-                await asyncio.sleep(_LOCK_POLL_S)
-        try:
-            yield
-        finally:
-            await self._ask(lambda channel: channel.queue_delete(name))
-
     async def _ask(self, question: Callable[[AbstractChannel], Coroutine[Any, Any, T]]) -> T:
         """On a channel that nothing is held on: one that the server refuses is closed by it."""
         self._check_open()
@@ -383,48 +306,13 @@ class RabbitBroker:
                 try:
                     return await question(self._asker)
                 except ChannelLockedResource as error:
-                    raise _Locked from error
+                    raise Locked from error
 
     async def _publish(self, name: str, data: bytes) -> None:
-        await self._publish_all([("", name, data)])
+        await self._outbox.publish([("", name, data)])
 
     async def _publish_to(self, exchange: str, key: str, data: bytes) -> None:
-        await self._publish_all([(exchange, key, data)], is_lasting=False)
-
-    async def _publish_all(
-        self, things: Iterable[tuple[str, str, bytes]], *, is_lasting: bool = True
-    ) -> None:
-        """Exchange, routing key and bytes of each; returns when all are confirmed."""
-        self._check_open()
-        async with self._publishing:
-            if self._publisher is None or self._publisher.is_closed:
-                self._publisher = await self._outward.channel()
-            channel = self._publisher
-        mode = DeliveryMode.PERSISTENT if is_lasting else DeliveryMode.NOT_PERSISTENT
-        async with self._outward.answered():
-            underlay = await channel.get_underlay_channel()
-            answers = await asyncio.gather(
-                *(
-                    underlay.basic_publish(
-                        data,
-                        exchange=exchange,
-                        routing_key=key,
-                        mandatory=True,
-                        properties=Message(b"", message_id=self._new_name(), delivery_mode=mode).properties,
-                    )
-                    for exchange, key, data in things
-                ),
-                return_exceptions=True,
-            )
-            errors = [answer for answer in answers if isinstance(answer, BaseException)]
-            for error in sorted(errors, key=lambda error: isinstance(error, PublishError)):
-                if isinstance(error, PublishError):
-                    raise LaneGone(str(error)) from error
-                raise error
-
-    def _new_name(self) -> str:
-        """Of an item, for `browse`: later ones of this process come later."""
-        return f"{time.time_ns():020d}-{next(self._numbers):09d}-{self._session}"
+        await self._outbox.publish([(exchange, key, data)], is_lasting=False)
 
     def _name_of(self, lane: str) -> str:
         """The server's name of a lane. It takes 255 bytes at most, and the client no exclamation mark."""
@@ -436,10 +324,6 @@ class RabbitBroker:
     def _check_open(self) -> None:
         if not self._is_open:
             raise closed()
-
-
-class _Locked(Exception):
-    """The lock is another connection's."""
 
 
 def _hold(taken: Taken) -> Hold:

@@ -32,6 +32,8 @@ from pynomaly_tasks.messaging.plain_broker import LaneGone, Taken
 #: How often a lane is looked at that no consumer can be set on without taking too much.
 _POLL_S = 0.05
 _MAX_PREFETCH = 1_000
+_LONGEST_WAY_BACK_S = 0.05
+_WAY_BACK_POLL_S = 0.002
 #: Getting so few is quicker than setting a consumer for them.
 _FEW = 4
 #: Others may take what a consumer was set for.
@@ -278,7 +280,18 @@ class Desk:
 
     async def release(self, hold: Hold) -> bool:
         """Give it back."""
-        return (await self.release_all([hold]))[0]
+        if not hold.is_ours:
+            return False
+        try:
+            n = await self._n_waiting(hold.lane)
+            (was_ours,) = await self.release_all([hold])
+            # The server counts it as waiting a moment later; no longer than this if somebody took it at once.
+            end = time.monotonic() + _LONGEST_WAY_BACK_S
+            while was_ours and await self._n_waiting(hold.lane) <= n and time.monotonic() < end:
+                await asyncio.sleep(_WAY_BACK_POLL_S)
+        except LaneGone:
+            return False
+        return was_ours
 
     async def release_all(self, holds: Sequence[Hold]) -> list[bool]:
         """Give them back, the first to be handed out first."""

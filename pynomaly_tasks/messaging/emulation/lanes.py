@@ -14,6 +14,7 @@ knows which to take from: another process sees a new lane within a second.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -64,6 +65,7 @@ class LaneBook:
         self._broker = broker
         self._catalog = catalog
         self._made: set[str] = set()
+        self._making = asyncio.Lock()
 
     def place(self, channel: str, head: Head, body: bytes, now: float) -> Item:
         """The item, for the lane that it belongs to now."""
@@ -91,11 +93,15 @@ class LaneBook:
         for lane in lanes:
             if lane in self._made:
                 continue
-            await self._broker.make_lane(lane)
-            channel, mark = split_lane(lane)
-            if mark:
-                await self._catalog.declare(f"lane/{channel}/{mark}", b"1")
-            self._made.add(lane)
+            # One at a time: those who need the same new lane go on in the order in which they came.
+            async with self._making:
+                if lane in self._made:
+                    continue
+                await self._broker.make_lane(lane)
+                channel, mark = split_lane(lane)
+                if mark:
+                    await self._catalog.declare(f"lane/{channel}/{mark}", b"1")
+                self._made.add(lane)
 
     def forget(self, channel: str) -> None:
         """Look again whether its lanes are there before they are used."""
