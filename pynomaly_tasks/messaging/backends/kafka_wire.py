@@ -132,9 +132,14 @@ class KafkaWire:
         async with self._mapped_errors():
             n_brokers = len(client.cluster.brokers())
             new = NewTopic(topic, 1, self._replication or min(3, n_brokers), topic_configs=self._topic_config)
-            answer = await admin.create_topics([new], timeout_ms=int(self._timeout_s * 1000))
-            ((_, code, message, *_),) = answer.topic_errors
-            error = for_code(code)
+            while True:
+                await self._find_controller()
+                answer = await admin.create_topics([new], timeout_ms=int(self._timeout_s * 1000))
+                ((_, code, message, *_),) = answer.topic_errors
+                error = for_code(code)
+                if not error.retriable:
+                    break
+                await asyncio.sleep(_BACKOFF_MS / 1000)
             if error not in (NoError, TopicAlreadyExistsError):
                 raise BrokerUnavailable(f"Kafka did not make the topic {topic}: {message or error.__name__}")
             client.add_topic(topic)
@@ -143,6 +148,12 @@ class KafkaWire:
                 await asyncio.sleep(0.005)
             while not await self._serves(topic):
                 await asyncio.sleep(0.005)
+
+    async def _find_controller(self) -> None:
+        """aiokafka takes for granted that there is one, and while a node restarts there is none."""
+        while self._client.cluster.controller is None:
+            await self._client.force_metadata_update()
+            await asyncio.sleep(_BACKOFF_MS / 1000)
 
     async def _serves(self, topic: str) -> bool:
         try:
@@ -157,6 +168,7 @@ class KafkaWire:
         admin = self._admin
         assert admin is not None
         async with self._mapped_errors():
+            await self._find_controller()
             answer = await admin.delete_topics([topic], timeout_ms=int(self._timeout_s * 1000))
         for _, code, *_ in answer.topic_error_codes:
             error = for_code(code)
@@ -183,9 +195,10 @@ class KafkaWire:
         try:
             async with self._mapped_errors():
                 producer = await self._connected_producer()
-                futures = [await producer.send(topic, value, partition=0) for topic, value in records]
-                for future in futures:
-                    future.add_done_callback(_look_at)
+                futures = []
+                for topic, value in records:
+                    futures.append(await producer.send(topic, value, partition=0))
+                    futures[-1].add_done_callback(_look_at)
                 await asyncio.wait(futures)
                 return [future.result().offset for future in futures]
         except asyncio.CancelledError:
