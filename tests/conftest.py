@@ -15,6 +15,7 @@ from support.event_hubs import EventHubsListener
 from support.kafka import KafkaCluster, KafkaNode
 from support.mosquitto import Mosquitto
 from support.processes import Programs
+from support.pubsub_emulator import PubSubEmulator
 from support.rabbitmq import RabbitServer
 from support.servers import PostgresCluster
 from support.sqs import SqsServer
@@ -90,6 +91,16 @@ def start_mosquitto() -> Iterator[Callable[..., Mosquitto]]:
 
     yield start
     for server in started:
+        server.close()
+
+
+@pytest.fixture(scope="session")
+def pubsub_emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PubSubEmulator]:
+    """One emulator of Pub/Sub for all tests of this process."""
+    server = PubSubEmulator(tmp_path_factory.mktemp("pubsub"))
+    try:
+        yield server.start()
+    finally:
         server.close()
 
 

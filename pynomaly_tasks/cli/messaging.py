@@ -219,12 +219,12 @@ async def _queue_rows(manager: QueueManager) -> list[tuple[str, ...]]:
             m.depth,
             m.in_flight,
             m.delayed,
-            round(m.oldest_age_s),
+            None if m.oldest_age_s is None else round(m.oldest_age_s),
             m.acknowledged,
             m.failed,
             found.n_dead_letters,
         )
-        rows.append((name, options.kind.value, *map(str, counts)))
+        rows.append((name, options.kind.value, *("-" if n is None else str(n) for n in counts)))
     return rows
 
 

@@ -116,10 +116,11 @@ class Stored:
 class Measure:
     """A channel, counted by the broker: over all processes, since the channel was made."""
 
-    depth: int = 0  #: not yet settled: waiting, delayed and held
-    in_flight: int = 0  #: held under a lease that has not ended
-    delayed: int = 0
-    oldest_age_s: float = 0.0  #: of what is not settled and not delayed
+    #: Not yet settled: waiting, delayed and held. It and the next three are None where ``depth`` is absent.
+    depth: int | None = 0
+    in_flight: int | None = 0  #: held under a lease that has not ended
+    delayed: int | None = 0
+    oldest_age_s: float | None = 0.0  #: of what is not settled and not delayed
     sent: int = 0
     delivered: int = 0  #: handings, so a message that comes twice counts twice
     acknowledged: int = 0

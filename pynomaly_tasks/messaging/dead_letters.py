@@ -151,7 +151,7 @@ class DeadLetters:
 
     async def _all(self, queue: str) -> AsyncIterator[DeadLetter]:
         """Up to the newest letter of now: one that dies again meanwhile is not taken twice."""
-        count = (await self._session.backend.measure(dead_channel(queue or UNROUTED))).depth
+        count = (await self._session.backend.measure(dead_channel(queue or UNROUTED))).depth or 0
         after = ""
         while count > 0 and (page := await self._page(queue, after, min(count, _PAGE))):
             for letter in page:

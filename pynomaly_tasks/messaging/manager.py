@@ -255,7 +255,7 @@ class QueueManager:
         queues = sorted(topology.queues) if queue is None else [queue]
         measures = [await self.backend.measure(name) for name in queues]
         dead = sorted(topology.dead) if queue is None else [queue]
-        n_dead = sum([(await self.backend.measure(dead_channel(name))).depth for name in dead])
+        n_dead = sum([(await self.backend.measure(dead_channel(name))).depth or 0 for name in dead])
         return QueueStatistics(measure=_total(measures), n_dead_letters=n_dead)
 
     async def health(self) -> Health:
@@ -350,5 +350,8 @@ def _total(measures: Sequence[Measure]) -> Measure:
     values: dict[str, Any] = {}
     for name in Measure.__dataclass_fields__:
         each = [getattr(measure, name) for measure in measures]
-        values[name] = max(each, default=0.0) if name == "oldest_age_s" else sum(each)
+        if None in each:
+            values[name] = None
+        else:
+            values[name] = max(each, default=0.0) if name == "oldest_age_s" else sum(each)
     return Measure(**values)

@@ -94,13 +94,15 @@ class QueueMetrics(Collector):
         )
         for queue, each in found.items():
             handled.add_metric([queue], each.measure.handled_s)
-            oldest.add_metric([queue], each.measure.oldest_age_s)
+            if each.measure.oldest_age_s is not None:
+                oldest.add_metric([queue], each.measure.oldest_age_s)
             dead.add_metric([queue], each.n_dead_letters)
         yield from (handled, oldest, dead)
         for name, text in _GAUGES.items():
             gauge = GaugeMetricFamily(f"pynomaly_messaging_{name}", text, labels=["queue"])
             for queue, each in found.items():
-                gauge.add_metric([queue], getattr(each.measure, name))
+                if (value := getattr(each.measure, name)) is not None:
+                    gauge.add_metric([queue], value)
             yield gauge
 
 

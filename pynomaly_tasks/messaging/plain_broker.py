@@ -144,8 +144,8 @@ class PlainBroker(Protocol):
     async def purge(self, lane: str) -> int:
         """Remove what waits, not what is held; how many."""
 
-    async def count(self, lane: str) -> LaneCount:
-        """What lies there."""
+    async def count(self, lane: str) -> LaneCount | None:
+        """What lies there; None where the capability depth is absent, but not of lanes of dead letters."""
 
     async def browse(self, lane: str, *, after: str, limit: int) -> list[Lying]:
         """Items that nobody holds, in order, from the one after the key ``after`` on (empty: the first)."""

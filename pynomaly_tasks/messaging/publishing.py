@@ -152,7 +152,8 @@ class Publisher:
             return [queues[self._turns[topic] % len(queues)]]
         if route is Route.PRIORITY:
             return [min(queues, key=lambda queue: (-topology.rank(queue), queue))]
-        depths = {queue: (await self._session.backend.measure(queue)).depth for queue in queues}
+        require(self._session.backend.capabilities, "depth", "route", self._session.backend.name)
+        depths = {queue: (await self._session.backend.measure(queue)).depth or 0 for queue in queues}
         return [min(queues, key=lambda queue: (depths[queue], queue))]
 
     def _check(self, message: Message, options: QueueOptions | None, queue: str) -> None:

@@ -13,10 +13,10 @@ class MessagingSettings(Section):
     """Message queues of `pynomaly_tasks.messaging`, which stand beside the jobs."""
 
     backend: Literal[
-        "memory", "redis_streams", "kafka", "event_hubs", "rabbitmq", "mqtt", "sqs", "custom"
+        "memory", "redis_streams", "kafka", "event_hubs", "rabbitmq", "mqtt", "sqs", "pubsub", "custom"
     ] = Field(
         "redis_streams",
-        description="`memory`, `redis_streams`, `kafka`, `event_hubs`, `rabbitmq`, `mqtt`, `sqs`, or `custom` with the two settings below. "
+        description="`memory`, `redis_streams`, `kafka`, `event_hubs`, `rabbitmq`, `mqtt`, `sqs`, `pubsub`, or `custom` with the two settings below. "
         "`pynomaly messaging capabilities` says what each can do.",
     )
     custom_module: str | None = Field(

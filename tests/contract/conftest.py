@@ -18,6 +18,7 @@ from support.messaging import (
     MemoryUnderTest,
     MqttUnderTest,
     PlainMemoryUnderTest,
+    PubSubUnderTest,
     RabbitUnderTest,
     RedisUnderTest,
     SqsUnderTest,
@@ -25,7 +26,17 @@ from support.messaging import (
 from support.plain_memory import PlainMemoryBroker
 
 #: The backends that the suite runs on; `plain_memory` is the emulation layer over the least broker there can be.
-BROKERS = ["memory", "plain_memory", "redis_streams", "rabbitmq", "kafka", "event_hubs", "mqtt", "sqs"]
+BROKERS = [
+    "memory",
+    "plain_memory",
+    "redis_streams",
+    "rabbitmq",
+    "kafka",
+    "event_hubs",
+    "mqtt",
+    "sqs",
+    "pubsub",
+]
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -82,6 +93,9 @@ def broker(request: pytest.FixtureRequest) -> Iterator[BrokerUnderTest]:
         return
     if request.param == "sqs":
         yield SqsUnderTest(request.getfixturevalue("sqs_server").url, namespace=unique_name("test"))
+        return
+    if request.param == "pubsub":
+        yield PubSubUnderTest(request.getfixturevalue("pubsub_emulator").url, namespace=unique_name("test"))
         return
     server = request.getfixturevalue("redis_server")
     yield RedisUnderTest(f"{server.url}/0", namespace=f"test:{uuid.uuid4().hex}")

@@ -61,6 +61,8 @@ def _url_of(backend: str, request: pytest.FixtureRequest) -> str:
         return str(request.getfixturevalue("mosquitto").url)
     if backend == "sqs":
         return str(request.getfixturevalue("sqs_server").url)
+    if backend == "pubsub":
+        return str(request.getfixturevalue("pubsub_emulator").url)
     return f"{request.getfixturevalue('redis_server').url}/4"
 
 

@@ -79,6 +79,18 @@ class KafkaUnderTest:
         return QueueManager(self.backend(), **options)
 
 
+class PubSubUnderTest:
+    def __init__(self, url: str, *, namespace: str) -> None:
+        self.url = url
+        self.namespace = namespace
+
+    def backend(self) -> Backend:
+        return build_backend("pubsub", self.url, namespace=self.namespace)
+
+    def manager(self, **options: Any) -> QueueManager:
+        return QueueManager(self.backend(), **options)
+
+
 class MqttUnderTest:
     def __init__(self, url: str, *, namespace: str) -> None:
         self.url = url
@@ -118,6 +130,11 @@ class RabbitUnderTest:
 def is_emulated(broker: BrokerUnderTest) -> bool:
     """Whether a process knows only by itself what it sent and counted, and sees others' changes within a second."""
     return isinstance(broker.backend(), EmulatedBackend)
+
+
+def known(broker: BrokerUnderTest, n: int) -> int | None:
+    """What a measure says of how many there are: None where the broker does not know."""
+    return None if broker.backend().capabilities.depth is Support.ABSENT else n
 
 
 def in_order(broker: BrokerUnderTest, numbers: list[int]) -> list[int]:

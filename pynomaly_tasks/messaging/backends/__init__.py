@@ -43,6 +43,9 @@ _KNOWN = {
         module=f"{_HERE}.mqtt", class_name="MqttBroker", extra="mqtt", capabilities=abilities.MQTT
     ),
     "sqs": _Known(module=f"{_HERE}.sqs", class_name="SqsBroker", extra="sqs", capabilities=abilities.SQS),
+    "pubsub": _Known(
+        module=f"{_HERE}.pubsub", class_name="PubSubBroker", extra="pubsub", capabilities=abilities.PUBSUB
+    ),
 }
 BACKEND_NAMES = tuple(_KNOWN)
 

@@ -30,3 +30,7 @@ RABBITMQ = Capabilities(
 )  # fmt: skip
 
 EVENT_HUBS = KAFKA
+
+PUBSUB = Capabilities(
+    ack=_N, groups=_N, priority=_E, delay=_E, deduplication=_E, ttl=_E, dead_letters=_E, purge=_E, persistence=_N,
+)  # fmt: skip
