@@ -7,6 +7,7 @@ have, with the keys of the files it left (`task_files`); `detail.json` among the
 from __future__ import annotations
 
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -27,7 +28,7 @@ from pynomaly_tasks.jobs.retention import remove_old_jobs
 from pynomaly_tasks.jobs.validation import validated
 
 if TYPE_CHECKING:
-    from pynomaly_tasks.kinds.services import Results
+    from pynomaly_tasks.kinds.services import Results, Services
     from pynomaly_tasks.messaging import QueueManager
     from pynomaly_tasks.messaging.tasks import TaskContext, Tasks
     from pynomaly_tasks.store.artifacts import ArtifactStore
@@ -43,6 +44,8 @@ KIND_OF: Mapping[str, str] = MappingProxyType(
     }
 )
 _DETAIL = "detail.json"
+#: Handlers run in threads, and what they share is made, the tables of the store too, by the first of them.
+_MAKING = threading.Lock()
 
 
 def build_tasks(manager: QueueManager, platform: Platform) -> Tasks:
@@ -110,12 +113,15 @@ def _check(platform: Platform, kind: Kind, arguments: Mapping[str, Any]) -> None
         kind.check(request, platform.datasets)
 
 
+def _services(platform: Platform) -> Services:
+    with _MAKING:
+        return platform.services
+
+
 def _perform(platform: Platform, kind: Kind, context: TaskContext) -> dict[str, Any]:
     files = task_files(platform)
-    services = platform.services
-    services = replace(
-        services, artifacts=files, results=_TaskResults(context, files, platform.services.results)
-    )
+    services = _services(platform)
+    services = replace(services, artifacts=files, results=_TaskResults(context, files, services.results))
     root = platform.settings.data.directory.absolute() / "scratch"
     root.mkdir(parents=True, exist_ok=True)
     began_s = time.monotonic()
@@ -151,6 +157,7 @@ def _summary(context: TaskContext, outcome: Outcome, processing_time_s: float) -
 def _clean_up(platform: Platform, context: TaskContext) -> dict[str, int]:
     """Remove old jobs, and the files of tasks that are as old (their ids tell when they were submitted)."""
     files = task_files(platform)
+    _services(platform)  # and with them the store
     age = timedelta(days=platform.settings.data.keep_results_days)
     oldest = datetime.now(UTC) - age
     n_tasks = 0
