@@ -12,7 +12,7 @@ from typing import Any
 from celery.worker import consumer
 
 from pynomaly_tasks.transport.channel import Reserving
-from pynomaly_tasks.transport.hand_over import begin_at_once
+from pynomaly_tasks.transport.hand_over import begin_at_once, decode_once
 
 #: Between two tries to connect. Celery waits 2 s longer each time, up to 30 s, so that a worker may stand
 #: idle for half a minute after its broker is back.
@@ -27,7 +27,7 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]  # Celery has no types
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.on_task_request = begin_at_once(self, self._is_alone)
+        self.on_task_request = decode_once(begin_at_once(self, self._is_alone))
 
     def _is_alone(self) -> bool:
         channel = self.task_consumer.channel

@@ -12,6 +12,11 @@ from typing import Any
 
 from billiard.pool import RUN
 from celery.concurrency import asynpool, prefork, thread
+from kombu.serialization import registry
+from kombu.utils.json import loads as kombu_loads
+
+from pynomaly_tasks.transport.encoding import decode
+from pynomaly_tasks.transport.guard import JSON
 
 #: The main thread stands aside for so long. A thread of the pool needs about 0.1 ms to wake up and then
 #: waits for Python's lock; a child of the pool is put on the processor of the process that wakes it. Both
@@ -67,3 +72,20 @@ def _write_at_once(processes: Any, hub: Any) -> list[Any]:
             hub.consolidate_callback([inqueue])
             children.append(child)
     return children
+
+
+def decode_once(execute: Execute) -> Execute:
+    """Give the task its arguments as the main process has read them.
+
+    Celery gives it the message's body as well, which holds the same once more, to be decoded again.
+    """
+    if registry._decoders.get(JSON) not in (kombu_loads, decode):
+        return execute  # the application's own, which only the body has not been through
+
+    def give(request: Any) -> None:
+        if request.content_type == JSON:
+            request._body = request._payload
+            request._content_type = request._content_encoding = None
+        execute(request)
+
+    return give

@@ -134,11 +134,12 @@ class Deaths:
     # ---- how children end; each prepares, and returns what is done in the moment
 
     def _children(self) -> list[psutil.Process]:
-        def alive() -> list[psutil.Process]:
-            found = psutil.Process(self.worker.pid).children()
-            return [child for child in found if child.status() != psutil.STATUS_ZOMBIE]
-
-        return alive()
+        alive = []
+        for child in psutil.Process(self.worker.pid).children():
+            with suppress(psutil.NoSuchProcess):  # it ended just now
+                if child.status() != psutil.STATUS_ZOMBIE:
+                    alive.append(child)
+        return alive
 
     def _by_kill(self) -> Callable[[], None]:
         children = wait_until(self._children, 10, "children")
@@ -175,7 +176,7 @@ class Deaths:
         return lambda: self._control.revoke(task_id, terminate=True, signal="SIGKILL")
 
     def _by_time_limit(self) -> Callable[[], None]:
-        limit_s = 0.1
+        limit_s = 0.5  # time enough for a new child on a busy machine to begin the task at all
         self._long(lasts_s=60.0, time_limit=limit_s)
         threading.Event().wait(limit_s - 0.004)
         return lambda: None
