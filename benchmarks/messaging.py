@@ -30,13 +30,15 @@ from benchmarks import peers
 from benchmarks.messaging_peers.kafka import KafkaBench
 from benchmarks.messaging_peers.memory import MemoryBench
 from benchmarks.messaging_peers.mqtt import MqttBench
+from benchmarks.messaging_peers.pubsub import PubSubBench
 from benchmarks.messaging_peers.rabbitmq import RabbitBench
 from benchmarks.messaging_peers.redis_streams import RedisBench
 from benchmarks.messaging_peers.sqs import SqsBench
 from benchmarks.messaging_peers.systems import BackendAlone, Broker, Cost, FastStream, Library, System
 
 BROKERS: dict[str, type[Broker]] = {
-    each.name: each for each in (MemoryBench, RedisBench, RabbitBench, KafkaBench, MqttBench, SqsBench)
+    each.name: each
+    for each in (MemoryBench, RedisBench, RabbitBench, KafkaBench, MqttBench, SqsBench, PubSubBench)
 }
 AT_ONCE = 100
 #: A Kafka that has just started takes twenty times as long for the first messages.
