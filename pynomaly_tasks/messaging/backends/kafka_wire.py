@@ -13,7 +13,7 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.records_to_delete import RecordsToDelete
 from aiokafka.client import ConnectionGroup
-from aiokafka.consumer.fetcher import READ_COMMITTED, PartitionRecords
+from aiokafka.consumer.fetcher import READ_COMMITTED
 from aiokafka.errors import (
     KafkaConnectionError,
     KafkaError,
@@ -31,12 +31,11 @@ from aiokafka.errors import (
 )
 from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.protocol.offset import OffsetRequest
-from aiokafka.record.default_records import _DefaultRecordBatchPy
-from aiokafka.record.memory_records import MemoryRecords, _MemoryRecordsPy
 
 from pynomaly_tasks.errors import BrokerUnavailable, InvalidMessage, MessagingClosed
 from pynomaly_tasks.messaging.backends.kafka_address import KafkaAddress
 from pynomaly_tasks.messaging.backends.kafka_probe import find_reason
+from pynomaly_tasks.messaging.backends.kafka_records import unpack_records
 
 #: Of one item with its head: a payload of the default limit, encrypted and in base64, is smaller.
 MAX_ITEM_BYTES = 4 * 1_048_576
@@ -263,17 +262,8 @@ class KafkaWire:
         async with self._mapped_errors(self._timeout_s + wait_s):
             response, (end, *rest) = await self._ask_leader(partition, request, group)
             aborted = rest[2] if response.API_VERSION >= 5 else rest[1]
-            try:
-                found = PartitionRecords(
-                    partition, MemoryRecords(rest[-1]), aborted, offset, None, None, True, READ_COMMITTED
-                )
-                records = list(found)
-            except UnicodeDecodeError:
-                found = PartitionRecords(
-                    partition, _AnyRecords(rest[-1]), aborted, offset, None, None, True, READ_COMMITTED
-                )
-                records = list(found)
-        return Fetched(records=records, next_offset=found.next_fetch_offset, end=end)
+        records, next_offset = unpack_records(partition, rest[-1], aborted, offset)
+        return Fetched(records=records, next_offset=next_offset, end=end)
 
     async def end_offset(self, topic: str) -> int:
         """The offset after the newest record."""
@@ -375,30 +365,3 @@ async def _close_client(client: Any) -> None:
             await client.close()
     for transport in transports:
         transport.abort()
-
-
-class _AnyText(bytearray):
-    """Bytes that can be decoded, whatever they are."""
-
-    def __getitem__(self, index: Any) -> Any:
-        found = super().__getitem__(index)
-        return _AnyText(found) if isinstance(found, bytearray) else found
-
-    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-        return super().decode(encoding, "backslashreplace")
-
-
-class _AnyBatch(_DefaultRecordBatchPy):  # type: ignore[misc]  # aiokafka has no types
-    """A batch whose headers may have any names: aiokafka's own ends at one that is not UTF-8."""
-
-    def __iter__(self) -> Any:
-        super().__iter__()
-        self._buffer: bytearray = _AnyText(self._buffer)
-        return self
-
-
-class _AnyRecords(_MemoryRecordsPy):  # type: ignore[misc]  # aiokafka has no types
-    def next_batch(self) -> Any:
-        found = self._next_slice
-        self._cache_next()
-        return _AnyBatch(found)
