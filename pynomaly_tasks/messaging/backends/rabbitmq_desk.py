@@ -282,9 +282,12 @@ class Desk:
         """Give it back."""
         if not hold.is_ours:
             return False
+        # Not ours from here on: nobody may extend or acknowledge what is on its way back.
+        self._drop(hold)
         try:
             n = await self._n_waiting(hold.lane)
-            (was_ours,) = await self.release_all([hold])
+            await self._reject(hold)
+            (was_ours,) = await self._heard([hold], [True])
             # The server counts it as waiting a moment later; no longer than this if somebody took it at once.
             end = time.monotonic() + _LONGEST_WAY_BACK_S
             while was_ours and await self._n_waiting(hold.lane) <= n and time.monotonic() < end:
@@ -300,11 +303,14 @@ class Desk:
             answers.append(hold.is_ours)
             if hold.is_ours:
                 self._drop(hold)
-                async with self._link.answered():
-                    # One by one: several at once come again in any order. And not by nack, which newer
-                    # servers do not count as a delivery that failed.
-                    await self._plain.basic_reject(hold.tag, requeue=True, wait=False)
+                await self._reject(hold)
         return await self._heard(holds, answers)
+
+    async def _reject(self, hold: Hold) -> None:
+        # One by one: several at once come again in any order. And not by nack, which newer servers do not
+        # count as a delivery that failed.
+        async with self._link.answered():
+            await self._plain.basic_reject(hold.tag, requeue=True, wait=False)
 
     def extend(self, hold: Hold, lease_s: float) -> bool:
         """Let its lease end ``lease_s`` from now."""
