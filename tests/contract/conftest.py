@@ -55,7 +55,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         for name in BROKERS
         if all(getattr(table[name], capability) is not Support.ABSENT for capability in needed)
     ]
-    metafunc.parametrize("broker", chosen, indirect=True)
+    metafunc.parametrize(
+        "broker",
+        [pytest.param(name, marks=[pytest.mark.pubsub] if name == "pubsub" else []) for name in chosen],
+        indirect=True,
+    )
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -47,6 +47,7 @@ class Setup:
         return [tuple(map(int, line.split(":"))) for line in self.file.read_text().splitlines()]  # type: ignore[misc]
 
 
+@pytest.mark.pubsub
 async def test_what_a_killed_process_held_is_done_by_the_other_within_the_lease_on_pubsub(
     pubsub_emulator: PubSubEmulator, programs: Programs, tmp_path: Path
 ) -> None:
@@ -68,6 +69,7 @@ async def test_what_a_killed_process_held_is_done_by_the_other_within_the_lease_
         assert await manager.dead_letters.list_letters("q") == []
 
 
+@pytest.mark.pubsub
 async def test_workers_resume_by_themselves_after_their_connections_to_pubsub_broke(
     pubsub_emulator: PubSubEmulator, tcp_proxy: Callable[[int], TcpProxy], programs: Programs, tmp_path: Path
 ) -> None:
@@ -96,6 +98,7 @@ async def test_closed_port_of_pubsub_is_an_error_within_the_connect_timeout() ->
     assert time.monotonic() - started < 1.5
 
 
+@pytest.mark.pubsub
 async def test_silent_pubsub_is_an_error_within_the_timeout(
     pubsub_emulator: PubSubEmulator, tcp_proxy: Callable[[int], TcpProxy]
 ) -> None:
@@ -124,6 +127,7 @@ async def test_silent_pubsub_is_an_error_within_the_timeout(
         await manager.send("q", 3)
 
 
+@pytest.mark.pubsub
 async def test_ordering_keys_keep_the_order_and_wait_for_who_holds_the_first(
     pubsub_emulator: PubSubEmulator,
 ) -> None:

@@ -66,7 +66,10 @@ def _url_of(backend: str, request: pytest.FixtureRequest) -> str:
     return f"{request.getfixturevalue('redis_server').url}/4"
 
 
-@pytest.mark.parametrize("backend", BACKEND_NAMES)
+@pytest.mark.parametrize(
+    "backend",
+    [pytest.param(name, marks=[pytest.mark.pubsub] if name == "pubsub" else []) for name in BACKEND_NAMES],
+)
 def test_broker_is_changed_by_a_setting_alone(
     load: Load, request: pytest.FixtureRequest, backend: str
 ) -> None:
