@@ -23,7 +23,7 @@ from benchmarks.messaging_peers.systems import (
 )
 from pynomaly_tasks.embedded.redis_server import RedisServer
 from pynomaly_tasks.messaging import Backend, build_backend
-from pynomaly_tasks.messaging.backends.redis_streams import _SCRIPTS
+from pynomaly_tasks.messaging.backends.redis_streams.backend import _SCRIPTS
 
 
 class Bare:

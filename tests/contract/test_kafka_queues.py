@@ -18,11 +18,11 @@ from pynomaly_tasks.cli import pynomaly
 from pynomaly_tasks.embedded.ports import find_free_port
 from pynomaly_tasks.errors import BrokerUnavailable, InvalidSettings
 from pynomaly_tasks.messaging import QueueManager, QueueOptions, Reason, build_backend
-from pynomaly_tasks.messaging.backends import kafka as kafka_backend
-from pynomaly_tasks.messaging.backends import kafka_keeper
-from pynomaly_tasks.messaging.backends.event_hubs import EventHubsBroker, parse_connection_string
-from pynomaly_tasks.messaging.backends.kafka import KafkaBroker
-from pynomaly_tasks.messaging.backends.kafka_address import parse_url
+from pynomaly_tasks.messaging.backends.kafka import broker as kafka_backend
+from pynomaly_tasks.messaging.backends.kafka import keeper as kafka_keeper
+from pynomaly_tasks.messaging.backends.kafka.address import parse_url
+from pynomaly_tasks.messaging.backends.kafka.broker import KafkaBroker
+from pynomaly_tasks.messaging.backends.kafka.event_hubs import EventHubsBroker, parse_connection_string
 from pynomaly_tasks.messaging.plain_broker import Item
 from pynomaly_tasks.settings import load_settings
 from support.event_hubs import EventHubsListener

@@ -14,7 +14,7 @@ from pynomaly_tasks.embedded.ports import find_free_port
 from pynomaly_tasks.embedded.redis_server import RedisServer, bundled_redis_binary
 from pynomaly_tasks.errors import BrokerUnavailable
 from pynomaly_tasks.messaging import Guarantee, Kind, Overflow, QueueManager, QueueOptions, Reason
-from pynomaly_tasks.messaging.backends.redis_streams import RedisStreamsBackend
+from pynomaly_tasks.messaging.backends.redis_streams.backend import RedisStreamsBackend
 from support.messaging import one, payloads, until
 from support.processes import Program, Programs
 from support.tcp_proxy import TcpProxy
@@ -215,7 +215,9 @@ async def test_consumers_that_died_long_ago_are_forgotten_and_holders_are_not(ow
         assert consumers() == 2
         with own_redis.client() as client:
             # There is no hour to wait for: the idle one's last sign of life is set back instead.
-            source = (CONSUMER.parents[2] / "pynomaly_tasks/messaging/backends/redis_scripts").joinpath
+            source = (
+                CONSUMER.parents[2] / "pynomaly_tasks/messaging/backends/redis_streams/scripts"
+            ).joinpath
             script = source("channel.lua").read_text() + source("tidy.lua").read_text().replace(
                 "3600000", "-1"
             )

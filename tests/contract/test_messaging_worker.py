@@ -26,7 +26,7 @@ from pynomaly_tasks.messaging import (
     WhenOpen,
     Worker,
 )
-from pynomaly_tasks.messaging.backends.redis_streams import RedisStreamsBackend
+from pynomaly_tasks.messaging.backends.redis_streams.backend import RedisStreamsBackend
 from support.messaging import BrokerUnderTest, in_order, known, until
 from support.processes import Programs
 from support.waiting import wait_until

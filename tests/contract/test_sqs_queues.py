@@ -18,10 +18,10 @@ from pynomaly_tasks.core.retry import RetryPolicy
 from pynomaly_tasks.embedded.ports import find_free_port
 from pynomaly_tasks.errors import BrokerUnavailable, InvalidMessage, InvalidSettings
 from pynomaly_tasks.messaging import Kind, Message, QueueManager, QueueOptions, Reason, Worker, build_backend
-from pynomaly_tasks.messaging.backends.sqs_catalog import SqsCatalog
-from pynomaly_tasks.messaging.backends.sqs_connection import SqsAddress, SqsConnection
-from pynomaly_tasks.messaging.backends.sqs_items import MAX_MESSAGE_BYTES, data_of, to_message
-from pynomaly_tasks.messaging.backends.sqs_lanes import queue_name, queue_prefix
+from pynomaly_tasks.messaging.backends.sqs.catalog import SqsCatalog
+from pynomaly_tasks.messaging.backends.sqs.connection import SqsAddress, SqsConnection
+from pynomaly_tasks.messaging.backends.sqs.items import MAX_MESSAGE_BYTES, data_of, to_message
+from pynomaly_tasks.messaging.backends.sqs.lanes import queue_name, queue_prefix
 from support.kafka_topics import unique_name
 from support.messaging import one, payloads, until
 from support.processes import Program, Programs
@@ -302,7 +302,7 @@ async def test_writer_that_dies_before_it_removes_the_old_records_leaves_the_new
     catalog = SqsCatalog(connection, "dying.fifo")
     await catalog.open()
     await catalog.declare("a", b"1")
-    monkeypatch.setattr("pynomaly_tasks.messaging.backends.sqs_catalog._LOCK_S", 1)
+    monkeypatch.setattr("pynomaly_tasks.messaging.backends.sqs.catalog._LOCK_S", 1)
     call = connection.call
 
     async def dying(action: str, **arguments: Any) -> Any:
@@ -329,7 +329,7 @@ async def test_catalog_older_than_a_day_is_written_anew_before_sqs_drops_it(
     await catalog.open()
     await catalog.declare("a", b"1")
     before = await catalog.read()
-    monkeypatch.setattr("pynomaly_tasks.messaging.backends.sqs_catalog._OLD_S", -1.0)
+    monkeypatch.setattr("pynomaly_tasks.messaging.backends.sqs.catalog._OLD_S", -1.0)
     after = await catalog.read()
 
     assert after.version == before.version + 1

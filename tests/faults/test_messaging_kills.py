@@ -12,7 +12,7 @@ import pytest
 from pynomaly_tasks.core.retry import RetryPolicy
 from pynomaly_tasks.embedded.redis_server import RedisServer
 from pynomaly_tasks.messaging import Measure, QueueManager, QueueOptions
-from pynomaly_tasks.messaging.backends.redis_streams import RedisStreamsBackend
+from pynomaly_tasks.messaging.backends.redis_streams.backend import RedisStreamsBackend
 from support.processes import Program, Programs
 from support.waiting import wait_until
 

@@ -13,7 +13,7 @@ import pytest
 
 from pynomaly_tasks.embedded.redis_server import RedisServer
 from pynomaly_tasks.messaging import QueueManager
-from pynomaly_tasks.messaging.backends.redis_streams import RedisStreamsBackend
+from pynomaly_tasks.messaging.backends.redis_streams.backend import RedisStreamsBackend
 from pynomaly_tasks.messaging.tasks import Task, Tasks, TaskState
 from support.processes import Program, Programs
 from support.waiting import wait_until

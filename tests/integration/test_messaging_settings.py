@@ -19,7 +19,7 @@ from pynomaly_tasks.cli import pynomaly
 from pynomaly_tasks.embedded.redis_server import RedisServer
 from pynomaly_tasks.errors import InvalidMessage, InvalidSettings
 from pynomaly_tasks.messaging import BACKEND_NAMES, QueueOptions, capability_table
-from pynomaly_tasks.messaging.backends.memory import MemoryBackend
+from pynomaly_tasks.messaging.backends.memory.backend import MemoryBackend
 from pynomaly_tasks.settings import Settings, load_settings
 from support.processes import ROOT, Programs
 from support.waiting import wait_until

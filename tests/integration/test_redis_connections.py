@@ -10,7 +10,7 @@ import pytest
 
 from pynomaly_tasks.embedded.redis_server import RedisServer
 from pynomaly_tasks.errors import BrokerUnavailable, MessagingClosed
-from pynomaly_tasks.messaging.backends.redis_connections import RedisConnections
+from pynomaly_tasks.messaging.backends.redis_streams.connections import RedisConnections
 from support.tcp_proxy import TcpProxy
 
 

@@ -9,9 +9,9 @@ from typing import Any, Protocol, TypeVar
 
 from pynomaly_tasks.messaging import Backend, Delivery, QueueManager, build_backend
 from pynomaly_tasks.messaging.backend import Entry
-from pynomaly_tasks.messaging.backends.memory import MemoryBackend
-from pynomaly_tasks.messaging.backends.memory_broker import MemoryBroker
-from pynomaly_tasks.messaging.backends.redis_streams import RedisStreamsBackend
+from pynomaly_tasks.messaging.backends.memory.backend import MemoryBackend
+from pynomaly_tasks.messaging.backends.memory.broker import MemoryBroker
+from pynomaly_tasks.messaging.backends.redis_streams.backend import RedisStreamsBackend
 from pynomaly_tasks.messaging.capabilities import Support
 from pynomaly_tasks.messaging.emulation import EmulatedBackend
 from pynomaly_tasks.messaging.emulation.catalog import FRESH_S

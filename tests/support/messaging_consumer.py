@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 
 from pynomaly_tasks.errors import BrokerUnavailable
 from pynomaly_tasks.messaging import Message, QueueManager, Worker
-from pynomaly_tasks.messaging.backends.redis_streams import RedisStreamsBackend
+from pynomaly_tasks.messaging.backends.redis_streams.backend import RedisStreamsBackend
 
 
 async def main(url: str, namespace: str, queue: str, done: str, mode: str) -> None:

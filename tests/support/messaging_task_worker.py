@@ -11,7 +11,7 @@ import sys
 from redis.asyncio import Redis
 
 from pynomaly_tasks.messaging import QueueManager
-from pynomaly_tasks.messaging.backends.redis_streams import RedisStreamsBackend
+from pynomaly_tasks.messaging.backends.redis_streams.backend import RedisStreamsBackend
 from pynomaly_tasks.messaging.tasks import TaskContext, Tasks, TaskWorker
 
 

@@ -27,24 +27,29 @@ class _Known:
 
 _HERE = "pynomaly_tasks.messaging.backends"
 _KNOWN = {
-    "memory": _Known(module=f"{_HERE}.memory", class_name="MemoryBackend"),
-    "redis_streams": _Known(module=f"{_HERE}.redis_streams", class_name="RedisStreamsBackend"),
-    "kafka": _Known(module=f"{_HERE}.kafka", class_name="KafkaBroker", capabilities=abilities.KAFKA),
+    "memory": _Known(module=f"{_HERE}.memory.backend", class_name="MemoryBackend"),
+    "redis_streams": _Known(module=f"{_HERE}.redis_streams.backend", class_name="RedisStreamsBackend"),
+    "kafka": _Known(module=f"{_HERE}.kafka.broker", class_name="KafkaBroker", capabilities=abilities.KAFKA),
     "event_hubs": _Known(
-        module=f"{_HERE}.event_hubs", class_name="EventHubsBroker", capabilities=abilities.EVENT_HUBS
+        module=f"{_HERE}.kafka.event_hubs", class_name="EventHubsBroker", capabilities=abilities.EVENT_HUBS
     ),
     "rabbitmq": _Known(
-        module=f"{_HERE}.rabbitmq",
+        module=f"{_HERE}.rabbitmq.broker",
         class_name="RabbitBroker",
         extra="rabbitmq",
         capabilities=abilities.RABBITMQ,
     ),
     "mqtt": _Known(
-        module=f"{_HERE}.mqtt", class_name="MqttBroker", extra="mqtt", capabilities=abilities.MQTT
+        module=f"{_HERE}.mqtt.broker", class_name="MqttBroker", extra="mqtt", capabilities=abilities.MQTT
     ),
-    "sqs": _Known(module=f"{_HERE}.sqs", class_name="SqsBroker", extra="sqs", capabilities=abilities.SQS),
+    "sqs": _Known(
+        module=f"{_HERE}.sqs.broker", class_name="SqsBroker", extra="sqs", capabilities=abilities.SQS
+    ),
     "pubsub": _Known(
-        module=f"{_HERE}.pubsub", class_name="PubSubBroker", extra="pubsub", capabilities=abilities.PUBSUB
+        module=f"{_HERE}.pubsub.broker",
+        class_name="PubSubBroker",
+        extra="pubsub",
+        capabilities=abilities.PUBSUB,
     ),
 }
 BACKEND_NAMES = tuple(_KNOWN)

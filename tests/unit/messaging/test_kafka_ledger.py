@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pynomaly_tasks.messaging.backends.kafka_ledger import Claimed, Ledger
+from pynomaly_tasks.messaging.backends.kafka.ledger import Claimed, Ledger
 
 
 class Log:

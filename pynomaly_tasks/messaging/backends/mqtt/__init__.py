@@ -1,0 +1,1 @@
+"""Queues on an MQTT 5 broker: `broker`."""

@@ -1,0 +1,1 @@
+"""Queues on Google Cloud Pub/Sub: `broker`."""
