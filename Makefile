@@ -57,9 +57,10 @@ faults: $(VENV)/.installed-dev ## Run the full fault runs (long): kills, restart
 bench: $(VENV)/.installed-bench ## Run the benchmarks beside their peers and print the tables
 	@for benchmark in $(BENCHMARKS); do echo "== $$benchmark"; $(PYTHON) -m benchmarks.$$benchmark; done
 
-docs: $(VENV)/.installed ## Write docs/configuration.md from the settings, the schemas and tables of docs/events.md from the catalogue
+docs: $(VENV)/.installed ## Write what the docs take from the code: settings, events and their schemas, what each broker can do
 	$(PYTHON) scripts/generate_configuration_docs.py
 	$(PYTHON) scripts/generate_event_docs.py
+	$(PYTHON) scripts/generate_messaging_docs.py
 
 lock: $(VENV)/.installed-dev ## Resolve the dependencies again, keeping the versions that still fit
 	scripts/lock
