@@ -27,6 +27,7 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]  # Celery has no types
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._reaping: Any = None
         self.on_task_request = decode_once(begin_at_once(self, self._is_alone))
 
     def _is_alone(self) -> bool:
@@ -36,7 +37,9 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]  # Celery has no types
     def register_with_event_loop(self, hub: Any) -> None:
         """Also look for children that have ended."""
         super().register_with_event_loop(hub)
-        hub.call_repeatedly(REAP_EVERY_S, self.pool.maintain_pool)
+        if self._reaping is not None:
+            self._reaping.cancel()  # of the loop before: each new connection has a loop of its own
+        self._reaping = hub.call_repeatedly(REAP_EVERY_S, self.pool.maintain_pool)
 
     def ensure_connected(self, conn: Any) -> Any:
         """Connect, however long it takes."""

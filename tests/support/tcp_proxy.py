@@ -129,6 +129,11 @@ class TcpProxy:
                 _end(writer, reset=reset)
 
     async def _close(self) -> None:
+        # asyncio forgets, unclosed, what was accepted a moment before a server is closed: first no more are
+        # accepted, and the last ones become connections in the loop's next turn.
+        for listening in self._server.sockets:
+            self._loop.remove_reader(listening.fileno())
+        await asyncio.sleep(0.01)
         self._server.close()
         self._refusing = True
         self._flowing.set()

@@ -83,6 +83,8 @@ class RedisConnections:
             self._lent.discard(connection)
             if self._is_open:
                 self._idle.append(connection)
+            else:
+                await connection.disconnect(nowait=True)  # it may have been connected after the closing
 
     async def close(self) -> None:
         """End them all, with what is on its way."""
