@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -223,6 +224,31 @@ def tcp_proxy() -> Iterator[Callable[[int], TcpProxy]]:
     yield start
     for proxy in started:
         proxy.close()
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now is never garbage: the collections below need not look at it."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    """Let the interpreter end as it would."""
+    gc.unfreeze()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Iterator[None]:
+    """Collect what the test left while its servers still run: what was not closed fails this test, not a later one."""
+    yield
+    gc.collect()
+
+
+@pytest.fixture(autouse=True)
+def collect_garbage_of_fixtures() -> Iterator[None]:
+    """Set up before all others of a test, and so ended after them."""
+    yield
+    gc.collect()
 
 
 @pytest.hookimpl(wrapper=True)

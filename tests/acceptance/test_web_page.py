@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect, sync_playwright
 
+from support.jobs import settings_from
+from support.pausing import pause_between_writes
 from support.processes import ROOT, Programs
 from support.servers import CHROMIUM_ARGUMENTS, chromium_path
 from support.waiting import wait_until
@@ -53,7 +55,7 @@ def web(redis_server, tmp_path_factory):
     worker = programs.celery_worker("workers.all", "-c", "2", env=env, timeout_s=90.0)
     programs.python("-m", "workers.events", env=env, name="events", ready="events_started")
     with running_web(programs, env) as web:
-        web.worker = worker
+        web.worker, web.store_url = worker, settings_from(env).store_url()
         yield web
     programs.close()
 
@@ -105,7 +107,7 @@ def test_a_person_finds_the_anomalies_of_a_file_and_reads_the_report(page, web, 
     page.get_by_label("Window points").locator("visible=true").fill("301")
     page.select_option("#method", "budget")
     page.fill("#threshold", "40")
-    web.worker.pause()
+    pause_between_writes(web.worker, web.store_url)
     page.click("#submit")
     page.wait_for_url("**/jobs/*")
     wait_for_state(page, "queued")

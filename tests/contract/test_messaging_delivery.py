@@ -490,6 +490,20 @@ async def test_purge_removes_what_waits_and_not_what_is_held(broker: BrokerUnder
         assert await payloads(manager, "q") == ["after"]
 
 
+async def test_queue_that_another_process_purged_is_used_as_before(broker: BrokerUnderTest) -> None:
+    async with broker.manager() as mine, broker.manager() as theirs:
+        await mine.create_queue("q", QueueOptions(kind=Kind.PRIORITY))
+        await mine.send("q", "later", delay_s=60.0)
+        await theirs.purge_queue("q")
+
+        measure = (await mine.statistics("q")).measure
+        assert measure.depth == known(broker, 0)
+        await theirs.purge_queue("q")
+        assert await mine.purge_queue("q") == 0
+        await mine.send("q", "soon", delay_s=0.2)
+        assert (await one(mine, "q")).message.payload == "soon"
+
+
 @pytest.mark.parametrize(
     ("body", "why"),
     [

@@ -7,6 +7,7 @@ import os
 import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,12 @@ from pynomaly_tasks.core.retry import RetryPolicy
 from pynomaly_tasks.embedded.ports import find_free_port
 from pynomaly_tasks.errors import BrokerUnavailable, InvalidMessage, InvalidSettings
 from pynomaly_tasks.messaging import Kind, Message, QueueManager, QueueOptions, Reason, Worker, build_backend
+from pynomaly_tasks.messaging.backends.sqs.broker import SqsBroker
 from pynomaly_tasks.messaging.backends.sqs.catalog import SqsCatalog
 from pynomaly_tasks.messaging.backends.sqs.connection import SqsAddress, SqsConnection
 from pynomaly_tasks.messaging.backends.sqs.items import MAX_MESSAGE_BYTES, data_of, to_message
 from pynomaly_tasks.messaging.backends.sqs.lanes import queue_name, queue_prefix
+from pynomaly_tasks.messaging.plain_broker import LaneGone
 from support.kafka_topics import unique_name
 from support.messaging import one, payloads, until
 from support.processes import Program, Programs
@@ -271,6 +274,25 @@ def test_every_namespace_and_lane_has_a_name_that_sqs_takes(namespace: str, lane
 
     assert re.fullmatch(r"[A-Za-z0-9_-]{1,75}", name)
     assert name.endswith("-0123456789")
+
+
+async def test_long_poll_of_an_erased_queue_does_not_hide_the_one_made_after_it(
+    sqs_server: SqsServer,
+) -> None:
+    broker = SqsBroker(sqs_server.url, namespace=unique_name("test"))
+    await broker.open()
+    try:
+        await broker.make_lane("lane")
+        polling = asyncio.create_task(broker.take(["lane"], max_items=1, lease_s=5.0, wait_s=3.0))
+        await asyncio.sleep(0.2)  # for the request to be there
+        await broker.erase_lane("lane")
+        await broker.make_lane("lane")
+        with suppress(LaneGone):  # the service may as well say that nothing came
+            assert await polling == []
+
+        assert (await broker.count("lane")).waiting == 0
+    finally:
+        await broker.close()
 
 
 async def test_records_that_many_processes_write_at_once_are_all_kept(sqs_server: SqsServer) -> None:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import random
 import signal
-import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import pytest
-from sqlalchemy import make_url
 
 from pynomaly_tasks.embedded.redis_server import RedisServer
 from support.kafka import KafkaNode
+from support.pausing import pause_between_writes
 from support.processes import Programs
 from support.relays import LEASE_S, Relays
 from support.waiting import wait_until
@@ -58,11 +56,7 @@ def _torture(relays: Relays, n_rounds: int, seed: int) -> None:
                 "events in between",
             )
             if number % 2:
-                leader.pause()
-                while _holds_the_lock(relays):
-                    leader.resume()
-                    leader = relays.wait_for_leader()
-                    leader.pause()
+                pause_between_writes(leader, relays.platform.settings.store_url())
                 other = wait_until(
                     lambda paused=leader: (now := relays.leader()) is not paused and now,
                     LEASE_S + 40,
@@ -83,19 +77,6 @@ def _torture(relays: Relays, n_rounds: int, seed: int) -> None:
         f"{n_repeated} repetitions; seed {seed}"
     )
     assert (n_killed, n_paused) == (n_rounds - n_rounds // 2, n_rounds // 2)
-
-
-def _holds_the_lock(relays: Relays) -> bool:
-    """Whether a process was paused in the middle of a write to SQLite: then nobody can write, us included."""
-    url = make_url(relays.platform.settings.store_url())
-    if url.get_backend_name() != "sqlite":
-        return False
-    with closing(sqlite3.connect(str(url.database), timeout=2.0, isolation_level=None)) as connection:
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-        except sqlite3.OperationalError:
-            return True
-    return False
 
 
 def test_relays_that_are_killed_and_paused_lose_nothing_and_keep_every_key_in_order(relays: Relays) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from pynomaly_tasks.core.job import DeadReason, JobState
 from support.jobs import LEASE_S, Engine, check_ended_once
+from support.pausing import pause_between_writes
 from support.waiting import wait_until
 
 
@@ -37,7 +38,7 @@ def test_late_result_of_a_paused_worker_is_refused(engine: Engine) -> None:
     engine.wait_for_start(job)
     other = engine.worker()
 
-    paused.pause()
+    pause_between_writes(paused, engine.settings.store_url())
     engine.wait_for_start(job, attempt=2)
     engine.gate().touch()
     ended = engine.wait_for(job)

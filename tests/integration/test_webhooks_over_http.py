@@ -139,6 +139,7 @@ def test_what_the_receiver_may_take_later_is_tried_again(receiver: Receiver, sta
         ("soon", None, None),
         ("-1", None, None),
     ],
+    ids=["seconds", "more than an hour", "a date to come", "a date past", "a word", "less than nothing"],
 )
 def test_time_that_the_receiver_asks_for_is_kept_within_an_hour(
     receiver: Receiver, said: str, least_s: float | None, most_s: float | None

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
 
-from pynomaly_tasks.errors import BrokerUnavailable
-from pynomaly_tasks.messaging.backend import CatalogStale, Entry
-from pynomaly_tasks.messaging.emulation.catalog import CatalogCache
+from pynomaly_tasks.messaging.backend import Entry
 from pynomaly_tasks.messaging.emulation.counting import Tally
 from pynomaly_tasks.messaging.emulation.head import Head
 from pynomaly_tasks.messaging.emulation.lanes import LaneBook
-from pynomaly_tasks.messaging.plain_broker import Item, LaneGone, PlainBroker
-
-T = TypeVar("T")
+from pynomaly_tasks.messaging.plain_broker import Item, PlainBroker
 
 
 class Appender:
     """Every write of an item goes through here."""
 
-    def __init__(self, broker: PlainBroker, catalog: CatalogCache, lanes: LaneBook, tally: Tally) -> None:
+    def __init__(self, broker: PlainBroker, lanes: LaneBook, tally: Tally) -> None:
         self._broker = broker
-        self._catalog = catalog
         self._lanes = lanes
         self._tally = tally
 
@@ -30,42 +24,19 @@ class Appender:
         """Put them, whatever the sizes of their channels. Raises CatalogStale where a version is given."""
         now = time.time()
         items = [self._lanes.place(entry.channel, _head(entry, now), entry.body, now) for entry in entries]
-        await self._append(items, {entry.channel for entry in entries}, catalog_version)
+        await self._append(items, catalog_version)
         for entry in entries:
             self._tally.add(entry.channel, "sent")
 
     async def move(self, channel: str, moved: Sequence[tuple[Head, bytes]]) -> None:
         """Append what was taken from the channel to the lanes where it belongs now."""
         now = time.time()
-        await self._append([self._lanes.place(channel, head, body, now) for head, body in moved], {channel})
+        await self._append([self._lanes.place(channel, head, body, now) for head, body in moved])
 
-    async def with_lanes(
-        self, channels: set[str], action: Callable[[], Awaitable[T]], catalog_version: int | None = None
-    ) -> T:
-        """Do it; where somebody removed a lane, once more with lanes made anew, unless the catalog is another."""
-        try:
-            return await action()
-        except LaneGone:
-            for channel in channels:
-                self._lanes.forget(channel)
-            if catalog_version is not None and (await self._catalog.read()).version != catalog_version:
-                raise CatalogStale from None
-        try:
-            return await action()
-        except LaneGone as error:
-            raise BrokerUnavailable(
-                f"a place for the messages of {', '.join(sorted(channels))} was removed while it was used: {error}"
-            ) from error
-
-    async def _append(
-        self, items: Sequence[Item], channels: set[str], catalog_version: int | None = None
-    ) -> None:
-        async def append() -> None:
-            await self._lanes.make(dict.fromkeys(item.lane for item in items))
-            await self._broker.append(items)
-
+    async def _append(self, items: Sequence[Item], catalog_version: int | None = None) -> None:
         if items:
-            await self.with_lanes(channels, append, catalog_version)
+            lanes = list(dict.fromkeys(item.lane for item in items))
+            await self._lanes.use(lanes, lambda: self._broker.append(items), catalog_version)
 
 
 def _head(entry: Entry, now: float) -> Head:

@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 
 from pynomaly_tasks.errors import InvalidMessage, MessagingClosed, NotSupported, Unavailable
 from pynomaly_tasks.messaging.backend import (
@@ -47,7 +48,7 @@ class EmulatedBackend:
         self._catalog = CatalogCache(self._broker)
         self._lanes = LaneBook(self._broker, self._catalog)
         self._tally = Tally(self._broker)
-        self._appender = Appender(self._broker, self._catalog, self._lanes, self._tally)
+        self._appender = Appender(self._broker, self._lanes, self._tally)
         self._movers = Movers(self._broker, self._delay_lanes, self._appender.move, self._lanes.forget)
         self._windows = Windows()
         self._hands = Hands()
@@ -168,12 +169,11 @@ class EmulatedBackend:
             slice_s = max(0.0, min(end - time.monotonic(), FRESH_S))
 
             async def take(main: Sequence[str] = main, slice_s: float = slice_s) -> list[Taken]:
-                await self._lanes.make(main)
                 if lowest and isinstance(self._broker, TakesLowest):
                     return await self._broker.take_lowest(channel, max_items=max_entries, lease_s=lease_s)
                 return await self._broker.take(main, max_items=max_entries, lease_s=lease_s, wait_s=slice_s)
 
-            taken = await self._appender.with_lanes({channel}, take, catalog_version)
+            taken = await self._lanes.use(main, take, catalog_version)
             held = self._hold(channel, taken, lease_s)
             if held or time.monotonic() >= end:
                 return held
@@ -281,11 +281,10 @@ class EmulatedBackend:
         """Every lane's."""
         self._check_open()
         lanes = lanes_of(channel, await self._catalog.read())
-        await self._lanes.make(lanes.all)
         moving = await self._movers.stop(channel)
         n = sum(await self._broker.acknowledge(moving)) if moving else 0
         for lane in lanes.all:
-            n += await self._purge(lane)
+            n += await self._lanes.use([lane], partial(self._purge, lane))
         self._tally.add(channel, "purged", n)
         return n
 
@@ -311,30 +310,29 @@ class EmulatedBackend:
         """What lies there as the broker says; what happened as this process counted."""
         self._check_open()
         lanes = lanes_of(channel, await self._catalog.recent())
-        await self._lanes.make(lanes.all)
-        return await self._tally.measure(channel, lanes)
+        return await self._lanes.use(lanes.all, lambda: self._tally.measure(channel, lanes))
 
     async def browse(self, channel: str, *, after: str, limit: int) -> list[Stored]:
         """Of the channel's first lane."""
         self._check_open()
-        await self._lanes.make([channel])
-        return [_stored(each) for each in await self._broker.browse(channel, after=after, limit=limit)]
+        found = await self._lanes.use(
+            [channel], lambda: self._broker.browse(channel, after=after, limit=limit)
+        )
+        return [_stored(each) for each in found]
 
     async def find(self, channel: str, key: str) -> Stored | None:
         """Of the channel's first lane."""
         self._check_open()
-        await self._lanes.make([channel])
-        found = await self._broker.find(channel, key)
+        found = await self._lanes.use([channel], lambda: self._broker.find(channel, key))
         return None if found is None else _stored(found)
 
     async def remove(self, channel: str, key: str, *, then: Sequence[Entry] = ()) -> bool:
         """What follows is appended first: a crash between leaves a copy, never a loss."""
         self._check_open()
-        await self._lanes.make([channel])
-        if then and await self._broker.find(channel, key) is None:
+        if then and await self._lanes.use([channel], lambda: self._broker.find(channel, key)) is None:
             return False
         await self._appender.append(then)
-        was_there = await self._broker.remove(channel, key)
+        was_there = await self._lanes.use([channel], lambda: self._broker.remove(channel, key))
         self._tally.add(channel, "purged", was_there)
         return was_there
 

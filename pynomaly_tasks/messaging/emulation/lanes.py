@@ -15,14 +15,18 @@ knows which to take from: another process sees a new lane within a second.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
-from pynomaly_tasks.messaging.backend import Catalog
+from pynomaly_tasks.errors import BrokerUnavailable
+from pynomaly_tasks.messaging.backend import Catalog, CatalogStale
 from pynomaly_tasks.messaging.capabilities import Support
 from pynomaly_tasks.messaging.emulation.catalog import CatalogCache
 from pynomaly_tasks.messaging.emulation.head import Head
-from pynomaly_tasks.messaging.plain_broker import Item, PlainBroker
+from pynomaly_tasks.messaging.plain_broker import Item, LaneGone, PlainBroker
+
+T = TypeVar("T")
 
 #: How long an item lies in each delay lane. Within a lane what was put first is due first, so a head
 #: that is not due never stands before one that is. Of the last, shortest one all can be held at once.
@@ -102,6 +106,30 @@ class LaneBook:
                 if mark:
                     await self._catalog.declare(f"lane/{channel}/{mark}", b"1")
                 self._made.add(lane)
+
+    async def use(
+        self, lanes: Collection[str], action: Callable[[], Awaitable[T]], catalog_version: int | None = None
+    ) -> T:
+        """Make the lanes, and do it; where somebody removed one, once more with lanes made anew.
+
+        Raises CatalogStale where a version is given and the catalog has another by then.
+        """
+        try:
+            await self.make(lanes)
+            return await action()
+        except LaneGone:
+            channels = {split_lane(lane)[0] for lane in lanes}
+            for channel in channels:
+                self.forget(channel)
+            if catalog_version is not None and (await self._catalog.read()).version != catalog_version:
+                raise CatalogStale from None
+        try:
+            await self.make(lanes)
+            return await action()
+        except LaneGone as error:
+            raise BrokerUnavailable(
+                f"a place for the messages of {', '.join(sorted(channels))} was removed while it was used: {error}"
+            ) from error
 
     def forget(self, channel: str) -> None:
         """Look again whether its lanes are there before they are used."""

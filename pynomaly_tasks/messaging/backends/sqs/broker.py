@@ -166,28 +166,21 @@ class SqsBroker:
         await asyncio.gather(*(self._append(lane, each) for lane, each in by_lane.items()))
 
     async def _append(self, lane: str, items: Sequence[Item]) -> None:
-        url = self._lanes.url(lane)
-        self._browser.forget(url)
         batch: list[dict[str, Any]] = []
         n_bytes = 0
-        for item in items:
-            entry, size = to_message(item.data)
-            entry |= self._group(lane)
-            if item.delay_s >= 1:
-                entry["DelaySeconds"] = int(item.delay_s)
-            if batch and (len(batch) == _BATCH or n_bytes + size > MAX_MESSAGE_BYTES):
-                await self._send(lane, url, batch)
-                batch, n_bytes = [], 0
-            batch.append(entry)
-            n_bytes += size
-        await self._send(lane, url, batch)
-
-    async def _send(self, lane: str, url: str, batch: list[dict[str, Any]]) -> None:
-        try:
+        with self._lanes.url(lane) as url:
+            self._browser.forget(url)
+            for item in items:
+                entry, size = to_message(item.data)
+                entry |= self._group(lane)
+                if item.delay_s >= 1:
+                    entry["DelaySeconds"] = int(item.delay_s)
+                if batch and (len(batch) == _BATCH or n_bytes + size > MAX_MESSAGE_BYTES):
+                    await self._connection.batch("send_message_batch", url, batch)
+                    batch, n_bytes = [], 0
+                batch.append(entry)
+                n_bytes += size
             await self._connection.batch("send_message_batch", url, batch)
-        except LaneGone:
-            self._lanes.forget(lane)
-            raise
 
     def _group(self, lane: str) -> dict[str, str]:
         """One group for all of a lane keeps their order; dead letters are looked at, and need none."""
@@ -244,8 +237,8 @@ class SqsBroker:
             raise
 
     async def _ask(self, lane: str, n: int, lease_s: float, poll_s: int) -> list[Taken]:
-        url, started = self._lanes.url(lane), time.monotonic()
-        try:
+        started = time.monotonic()
+        with self._lanes.url(lane) as url:
             answer = await self._connection.call(
                 "receive_message",
                 wait_s=float(poll_s),
@@ -256,9 +249,6 @@ class SqsBroker:
                 MessageAttributeNames=["All"],
                 MessageSystemAttributeNames=["ApproximateReceiveCount", "SentTimestamp"],
             )
-        except LaneGone:
-            self._lanes.forget(lane)
-            raise
         # The service began to count before the answer was here.
         began = started if poll_s == 0 else time.monotonic() - _LATENCY_S
         until = began + _whole(lease_s)
@@ -281,7 +271,8 @@ class SqsBroker:
             await self.release(taken)
             return
         entry, _ = to_message(taken.data, n_earlier=taken.n_earlier)
-        await self._connection.batch("send_message_batch", self._lanes.url(taken.lane), [entry])
+        with self._lanes.url(taken.lane) as url:
+            await self._connection.batch("send_message_batch", url, [entry])
         await self.acknowledge([taken])
 
     async def acknowledge(self, taken: Sequence[Taken]) -> list[bool]:
@@ -327,8 +318,9 @@ class SqsBroker:
 
     async def purge(self, lane: str) -> int:
         """Receive and delete."""
-        url, n = self._lanes.url(lane), 0
-        self._browser.forget(url)
+        n = 0
+        with self._lanes.url(lane) as url:
+            self._browser.forget(url)
         while taken := await self._receive(lane, _BATCH, 30.0, 0):
             n += sum(await self.acknowledge(taken))
         return n
@@ -337,25 +329,27 @@ class SqsBroker:
         """As the service knows it."""
         name = "ApproximateNumberOfMessages"
         names = [name, f"{name}NotVisible", f"{name}Delayed"]
-        answer = await self._connection.call(
-            "get_queue_attributes", QueueUrl=self._lanes.url(lane), AttributeNames=names
-        )
+        with self._lanes.url(lane) as url:
+            answer = await self._connection.call("get_queue_attributes", QueueUrl=url, AttributeNames=names)
         waiting, held, delayed = (int(answer["Attributes"][each]) for each in names)
         return LaneCount(waiting=waiting, held=held, delayed=delayed)
 
     async def browse(self, lane: str, *, after: str, limit: int) -> list[Lying]:
         """As they were sent; see `browsing`."""
-        seen = await self._browser.look(self._lanes.url(lane))
+        with self._lanes.url(lane) as url:
+            seen = await self._browser.look(url)
         return [each.lying for key, each in seen.items() if key > after][:limit]
 
     async def find(self, lane: str, key: str) -> Lying | None:
         """By its key."""
-        seen = (await self._browser.look(self._lanes.url(lane))).get(key)
+        with self._lanes.url(lane) as url:
+            seen = (await self._browser.look(url)).get(key)
         return None if seen is None else seen.lying
 
     async def remove(self, lane: str, key: str) -> bool:
         """By the receipt of when it was looked at."""
-        return await self._browser.remove(self._lanes.url(lane), key)
+        with self._lanes.url(lane) as url:
+            return await self._browser.remove(url, key)
 
     async def add_note(self, note: Note) -> None:
         """Never called: confirmations are absent."""

@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from pynomaly_tasks.messaging.backends.sqs.catalog import SqsCatalog
 from pynomaly_tasks.messaging.backends.sqs.connection import SqsConnection
@@ -30,12 +32,23 @@ class SqsLanes:
         self._prefix = prefix
         self._urls: dict[str, str] = {}
 
-    def url(self, lane: str) -> str:
-        """Raises LaneGone for one that is not made, or was forgotten."""
+    @contextmanager
+    def url(self, lane: str) -> Iterator[str]:
+        """The lane's queue, for the requests in the block. Raises LaneGone for one that is not made.
+
+        Where the service says LaneGone in the block the lane is forgotten, unless it was made anew meanwhile: a
+        long poll may end that late.
+        """
         self._connection.check_open()
         if lane not in self._urls:
             raise LaneGone(f"the lane {lane} is not made")
-        return self._urls[lane]
+        url = self._urls[lane]
+        try:
+            yield url
+        except LaneGone:
+            if self._urls.get(lane) == url:
+                del self._urls[lane]
+            raise
 
     def forget(self, lane: str) -> str:
         """Ask the catalog before it is used again; the URL that it had, or nothing."""
