@@ -60,7 +60,7 @@ def test_no_package_escapes_the_contracts() -> None:
         "sqlalchemy": 1,
         "celery": 3,
         "redis": 7,
-        "aiokafka": 2,
+        "aiokafka": 3,
         "aio_pika": 1,
         "cloudevents": 1,
         "fastapi": 1,

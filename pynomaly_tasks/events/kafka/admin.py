@@ -19,9 +19,10 @@ from aiokafka.errors import (
 )
 
 from pynomaly_tasks.errors import EventRefused
-from pynomaly_tasks.events.kafka.client import close_connections
-from pynomaly_tasks.events.kafka.connection import KafkaConnection, describe
+from pynomaly_tasks.events.kafka.connection import KafkaConnection
 from pynomaly_tasks.events.topics import Topic
+from pynomaly_tasks.kafka_client.clients import build_admin, close_client
+from pynomaly_tasks.kafka_client.reasons import describe
 
 _SHARE_TO_EXPLAIN = 0.2
 _REFUSALS = (ClusterAuthorizationFailedError, TopicAuthorizationFailedError)
@@ -114,7 +115,7 @@ class KafkaAdmin:
 
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[AIOKafkaAdminClient]:
-        admin = AIOKafkaAdminClient(
+        admin = build_admin(
             **self._connection.client_options(), request_timeout_ms=max(int(self._timeout_s * 1000), 1)
         )
         try:
@@ -129,7 +130,7 @@ class KafkaAdmin:
             raise await self._connection.explain(error, self._timeout_s * _SHARE_TO_EXPLAIN) from error
         finally:
             admin._closed = True
-            await close_connections(admin._client)
+            await close_client(admin._client)
 
 
 def _new_topic(topic: Topic) -> NewTopic:

@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-import socket
 import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from aiokafka.conn import collect_hosts, create_conn
-from aiokafka.errors import (
-    AuthenticationFailedError,
-    AuthenticationMethodNotSupported,
-    IllegalSaslStateError,
-    KafkaConnectionError,
-    KafkaError,
-    SaslAuthenticationFailed,
-    UnsupportedSaslMechanismError,
-)
+from aiokafka.conn import collect_hosts
 from aiokafka.helpers import create_ssl_context
-from aiokafka.protocol.metadata import MetadataRequest
 
 from pynomaly_tasks.errors import EventLogUnavailable, InvalidSettings
+from pynomaly_tasks.kafka_client.reasons import Places, describe, find_reasons
 from pynomaly_tasks.telemetry import calm_kafka_logs
 
 _PROBE_TIMEOUT_S = 3.0
@@ -94,63 +83,17 @@ class KafkaConnection:
 
         Asks each bootstrap server once, within the time and three seconds.
         """
-        timeout_s = min(timeout_s, _PROBE_TIMEOUT_S)
-        reasons = []
-        try:
-            async with asyncio.timeout(timeout_s):
-                for host, port, _ in collect_hosts(self.bootstrap_servers, randomize=False):
-                    if (reason := await self._probe(host, port)) is None:
-                        break
-                    reasons.append(f"{host}:{port} {reason}")
-                else:
-                    return EventLogUnavailable(f"Kafka gave no answer: {'; '.join(reasons)}")
-        except TimeoutError:
-            reasons.append(f"no answer within {timeout_s:g} s")
-            return EventLogUnavailable(
-                f"Kafka ({self.bootstrap_servers}) gave no answer: {'; '.join(reasons)}"
-            )
+        places = Places(
+            servers="kafka.bootstrap_servers",
+            protocol=f"kafka.security_protocol, which is {self.security_protocol}",
+            login="kafka.sasl_username, kafka.sasl_password and kafka.sasl_mechanism",
+            mechanism="kafka.sasl_mechanism",
+            ca_file="kafka.ssl_ca_file",
+        )
+        reasons = await find_reasons(self.client_options(), places, min(timeout_s, _PROBE_TIMEOUT_S))
+        if reasons is not None:
+            return EventLogUnavailable(f"Kafka gave no answer: {reasons}")
         # Such as a partition without a leader, or with too few replicas in sync.
         return EventLogUnavailable(
             f"Kafka ({self.bootstrap_servers}) answers, but not this: {describe(error)}"
         )
-
-    async def _probe(self, host: str, port: int) -> str | None:
-        """What is wrong with one server; None where it answers and lets us in."""
-        try:
-            connection = await create_conn(
-                host, port, request_timeout_ms=int(_PROBE_TIMEOUT_S * 900), **self._connection_options()
-            )
-            try:
-                # A listener that wants a login answers only the question for its versions without.
-                await connection.send(MetadataRequest([]))
-            finally:
-                connection.close()
-        except (SaslAuthenticationFailed, AuthenticationFailedError):
-            return "refused the login: see kafka.sasl_username, kafka.sasl_password and kafka.sasl_mechanism"
-        except (UnsupportedSaslMechanismError, AuthenticationMethodNotSupported):
-            return f"knows no {self.sasl_mechanism}: see kafka.sasl_mechanism"
-        except IllegalSaslStateError:
-            return f"wants no login: see kafka.security_protocol, which is {self.security_protocol}"
-        except ssl.SSLCertVerificationError as error:
-            return f"shows a certificate that is not trusted ({error.verify_message}): see kafka.ssl_ca_file"
-        except ssl.SSLError as error:
-            return f"speaks no TLS ({error.reason or error}): see kafka.security_protocol"
-        except socket.gaierror as error:
-            return f"cannot be resolved ({error.strerror}): see kafka.bootstrap_servers"
-        except ConnectionRefusedError:
-            return "is closed: is Kafka running there? see kafka.bootstrap_servers"
-        except (TimeoutError, ConnectionResetError, KafkaConnectionError) as error:
-            return (
-                f"hangs up or does not answer ({describe(error)}): "
-                f"is kafka.security_protocol, {self.security_protocol}, what it expects?"
-            )
-        except (OSError, KafkaError) as error:
-            return describe(error)
-        return None
-
-
-def describe(error: BaseException) -> str:
-    """One line: what went wrong, in the client's words."""
-    if isinstance(error, TimeoutError):
-        return "out of time"
-    return " ".join(str(error).split()) or type(error).__name__

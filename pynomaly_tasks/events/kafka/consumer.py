@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import Collection, Mapping, Sequence
 
-from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
 
 from pynomaly_tasks.errors import EventLogUnavailable, PartitionLost
@@ -15,6 +14,7 @@ from pynomaly_tasks.events.kafka.fetching import as_stored
 from pynomaly_tasks.events.kafka.membership import Membership, close
 from pynomaly_tasks.events.kafka.metadata import wait_for_topics
 from pynomaly_tasks.events.ports import Assignment, Partition, StoredRecord
+from pynomaly_tasks.kafka_client.clients import build_consumer
 
 #: Heartbeats are also how a member learns that another one came.
 _HEARTBEATS_PER_SESSION = 10
@@ -113,7 +113,7 @@ class KafkaConsumer:
     async def _join(self) -> Membership:
         if self._assignment is None:
             raise RuntimeError("the consumer was not started")
-        consumer = AIOKafkaConsumer(
+        consumer = build_consumer(
             **self._connection.client_options(),
             group_id=self._group,
             enable_auto_commit=False,

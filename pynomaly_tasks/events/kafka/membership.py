@@ -21,10 +21,10 @@ from aiokafka.errors import (
 from aiokafka.structs import OffsetAndMetadata
 
 from pynomaly_tasks.errors import PartitionLost, PynomalyError
-from pynomaly_tasks.events.kafka.client import close_connections
-from pynomaly_tasks.events.kafka.connection import describe
 from pynomaly_tasks.events.kafka.fetching import fetch
 from pynomaly_tasks.events.ports import Partition
+from pynomaly_tasks.kafka_client.clients import close_client
+from pynomaly_tasks.kafka_client.reasons import describe
 from pynomaly_tasks.telemetry import get_logger
 
 _log = get_logger(__name__)
@@ -158,8 +158,8 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
             self.consumer.seek(partition, offset)
         found: dict[TopicPartition, Sequence[Any]] = {}
         for partition, offset in starts.items():
-            records, _ = await fetch(self.consumer._client, partition, offset, _LENIENT_FETCH_BYTES)
-            if kept := records[: max_records - sum(len(each) for each in found.values())]:
+            fetched = await fetch(self.consumer._client, partition, offset, _LENIENT_FETCH_BYTES)
+            if kept := fetched.records[: max_records - sum(len(each) for each in found.values())]:
                 found[partition] = kept
         if generation != self._generation:
             return {}
@@ -249,4 +249,4 @@ async def _abandon(consumer: AIOKafkaConsumer) -> None:
     for each in tasks:
         if each is not None and each.done() and not each.cancelled():
             each.exception()  # seen here, so that it is not reported as never seen
-    await close_connections(consumer._client)
+    await close_client(consumer._client)

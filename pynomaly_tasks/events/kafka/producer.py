@@ -22,11 +22,12 @@ from aiokafka.errors import (
 )
 
 from pynomaly_tasks.errors import EventLogUnavailable, EventRefused, PynomalyError
-from pynomaly_tasks.events.kafka.client import InvalidRecord, ProducerClient
-from pynomaly_tasks.events.kafka.connection import KafkaConnection, describe
+from pynomaly_tasks.events.kafka.connection import KafkaConnection
 from pynomaly_tasks.events.kafka.metadata import NEW_TOPIC_WAIT_S
 from pynomaly_tasks.events.kafka.partitioning import key_hash
 from pynomaly_tasks.events.ports import Partition, Record
+from pynomaly_tasks.kafka_client.producing import InvalidRecord, ProducerClient
+from pynomaly_tasks.kafka_client.reasons import describe
 
 #: Before compression. Kafka takes 1 MiB in one batch unless told otherwise.
 MAX_BATCH_BYTES = 900_000
@@ -120,15 +121,13 @@ class KafkaProducer:
     async def _connected(self) -> ProducerClient:
         if self._client is None:
             self._client = ProducerClient(
-                self._connection.client_options()
-                | {
-                    "acks": "all",
-                    "enable_idempotence": True,
-                    "compression_type": self._compression,
-                    "max_batch_size": self._max_batch_bytes,
-                    "request_timeout_ms": max(int(self._timeout_s * 1000), 1),
-                    "retry_backoff_ms": _RETRY_BACKOFF_MS,
-                }
+                **self._connection.client_options(),
+                acks="all",
+                enable_idempotence=True,
+                compression_type=self._compression,
+                max_batch_size=self._max_batch_bytes,
+                request_timeout_ms=max(int(self._timeout_s * 1000), 1),
+                retry_backoff_ms=_RETRY_BACKOFF_MS,
             )
             await self._client.start()
         return self._client

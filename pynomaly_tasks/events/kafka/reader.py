@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 
 from pynomaly_tasks.errors import NotFound
@@ -17,6 +17,7 @@ from pynomaly_tasks.events.kafka.fetching import as_stored, fetch
 from pynomaly_tasks.events.kafka.membership import close, count_lag
 from pynomaly_tasks.events.kafka.metadata import wait_for_topics
 from pynomaly_tasks.events.ports import Partition, StoredRecord
+from pynomaly_tasks.kafka_client.clients import build_consumer
 
 _FETCH_BYTES = 1_048_576
 _SHARE_TO_EXPLAIN = 0.2
@@ -65,7 +66,7 @@ class KafkaReader:
         self, topics: Collection[str], group: str | None = None
     ) -> AsyncIterator[AIOKafkaConsumer]:
         """A consumer that is a member of nothing, and knows these topics."""
-        consumer = AIOKafkaConsumer(
+        consumer = build_consumer(
             **self._connection.client_options(),
             group_id=group,
             enable_auto_commit=False,
@@ -86,16 +87,16 @@ class KafkaReader:
 
     async def _read(
         self, consumer: AIOKafkaConsumer, partition: TopicPartition, start: int, end: int, max_records: int
-    ) -> list[object]:
-        found: list[object] = []
+    ) -> list[ConsumerRecord]:
+        found: list[ConsumerRecord] = []
         offset = start
         while offset < end and len(found) < max_records:
             async with asyncio.timeout(self._timeout_s):
-                records, next_offset = await fetch(consumer._client, partition, offset, _FETCH_BYTES)
-            found += [record for record in records if record.offset < end]
-            if next_offset == offset:
+                fetched = await fetch(consumer._client, partition, offset, _FETCH_BYTES)
+            found += [record for record in fetched.records if record.offset < end]
+            if fetched.next_offset == offset:
                 break  # what is left belongs to a transaction that is still open
-            offset = next_offset
+            offset = fetched.next_offset
         return found[:max_records]
 
 

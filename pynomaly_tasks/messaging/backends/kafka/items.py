@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from aiokafka.errors import OffsetOutOfRangeError
 
 from pynomaly_tasks.errors import BrokerUnavailable
-from pynomaly_tasks.messaging.backends.kafka.wire import Fetched, KafkaWire, TopicGone
+from pynomaly_tasks.kafka_client.fetching import Fetched
+from pynomaly_tasks.messaging.backends.kafka.wire import KafkaWire, TopicGone
 from pynomaly_tasks.messaging.plain_broker import LaneGone
 
 _FETCH_BYTES = 524_288

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from contextlib import asynccontextmanager
 from typing import Any
 
-from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.records_to_delete import RecordsToDelete
 from aiokafka.client import ConnectionGroup
@@ -29,13 +28,14 @@ from aiokafka.errors import (
     UnknownTopicOrPartitionError,
     for_code,
 )
-from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.protocol.offset import OffsetRequest
 
 from pynomaly_tasks.errors import BrokerUnavailable, InvalidMessage, MessagingClosed
+from pynomaly_tasks.kafka_client.clients import build_admin, close_client
+from pynomaly_tasks.kafka_client.fetching import Fetched, build_fetch, unpack_fetched
+from pynomaly_tasks.kafka_client.producing import ProducerClient
+from pynomaly_tasks.kafka_client.reasons import Places, describe, find_reasons
 from pynomaly_tasks.messaging.backends.kafka.address import KafkaAddress
-from pynomaly_tasks.messaging.backends.kafka.probe import find_reason
-from pynomaly_tasks.messaging.backends.kafka.records import unpack_records
 
 #: Of one item with its head: a payload of the default limit, encrypted and in base64, is smaller.
 MAX_ITEM_BYTES = 4 * 1_048_576
@@ -50,13 +50,13 @@ _SHARE_TO_EXPLAIN = 0.3
 _RECONNECT_S = 1.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fetched:
-    """A piece of a partition."""
-
-    records: Sequence[Any]
-    next_offset: int
-    end: int  #: the offset after the newest record
+_PLACES = Places(
+    servers="messaging.url",
+    protocol="scheme and login in messaging.url",
+    login="user and password in messaging.url",
+    mechanism="mechanism in messaging.url",
+    ca_file="ca_file in messaging.url",
+)
 
 
 class TopicGone(KafkaError):  # type: ignore[misc]  # aiokafka has no types
@@ -82,13 +82,13 @@ class KafkaWire:
         self._topic_config = dict(topic_config)
         self._replication = replication
         self._admin: AIOKafkaAdminClient | None = None
-        self._producer: AIOKafkaProducer | None = None
+        self._producer: ProducerClient | None = None
         self._producing = asyncio.Lock()
         self._closing: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
         """Connect. Raises BrokerUnavailable within the connect timeout."""
-        admin = AIOKafkaAdminClient(
+        admin = build_admin(
             **self.address.options(),
             request_timeout_ms=int(self._timeout_s * 1000),
             metadata_max_age_ms=30_000,
@@ -99,12 +99,13 @@ class KafkaWire:
             async with self._mapped_errors(self._connect_timeout_s * (1 - _SHARE_TO_EXPLAIN)):
                 await admin.start()
         except BrokerUnavailable as error:
-            await _close_client(admin._client)
+            await close_client(admin._client)
             left_s = self._connect_timeout_s - (time.monotonic() - started)
-            why = await find_reason(self.address, left_s)
+            why = await find_reasons(self.address.options(), _PLACES, left_s)
+            why = why or f"{self.address.servers} answers, but not in time"
             raise BrokerUnavailable(f"Kafka gave no answer: {why}") from error
         except BaseException:
-            await _close_client(admin._client)
+            await close_client(admin._client)
             raise
         self._admin = admin
 
@@ -113,7 +114,7 @@ class KafkaWire:
         admin, self._admin = self._admin, None
         self.discard_producer()
         if admin is not None:
-            await _close_client(admin._client)
+            await close_client(admin._client)
         if self._closing:
             await asyncio.wait(self._closing, timeout=2 * _CLOSE_TIMEOUT_S)
 
@@ -177,7 +178,7 @@ class KafkaWire:
     def forget_topic(self, topic: str) -> None:
         """Ask for it no more: where Kafka makes topics by itself, asking would make it again."""
         clients = [self._admin._client] if self._admin is not None else []
-        clients += [self._producer.client] if self._producer is not None else []
+        clients += [self._producer.aiokafka.client] if self._producer is not None else []
         for client in clients:
             client._topics.discard(topic)
 
@@ -196,7 +197,7 @@ class KafkaWire:
                 producer = await self._connected_producer()
                 futures = []
                 for topic, value in records:
-                    futures.append(await producer.send(topic, value, partition=0))
+                    futures.append(await producer.aiokafka.send(topic, value, partition=0))
                     futures[-1].add_done_callback(_look_at)
                 await asyncio.wait(futures)
                 return [future.result().offset for future in futures]
@@ -213,10 +214,10 @@ class KafkaWire:
             self.discard_producer()
             raise
 
-    async def _connected_producer(self) -> AIOKafkaProducer:
+    async def _connected_producer(self) -> ProducerClient:
         async with self._producing:
             if self._producer is None:
-                producer = AIOKafkaProducer(
+                producer = ProducerClient(
                     **self.address.options(),
                     acks="all",
                     enable_idempotence=True,
@@ -229,7 +230,7 @@ class KafkaWire:
                 try:
                     await producer.start()
                 except BaseException:
-                    await _abandon(producer)
+                    await producer.abandon()
                     raise
                 self._producer = producer
             return self._producer
@@ -238,7 +239,7 @@ class KafkaWire:
         """The next `send` makes another one."""
         producer, self._producer = self._producer, None
         if producer is not None:
-            task = asyncio.create_task(_abandon(producer))
+            task = asyncio.create_task(producer.abandon())
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
 
@@ -257,13 +258,10 @@ class KafkaWire:
         Raises OffsetOutOfRangeError, TopicGone and BrokerUnavailable.
         """
         partition = TopicPartition(topic, 0)
-        wanted = [(topic, [(0, offset, max_bytes)])]
-        request = FetchRequest(int(wait_s * 1000), 1, max_bytes, READ_COMMITTED, wanted)
+        request = build_fetch(partition, offset, max_bytes=max_bytes, wait_s=wait_s)
         async with self._mapped_errors(self._timeout_s + wait_s):
-            response, (end, *rest) = await self._ask_leader(partition, request, group)
-            aborted = rest[2] if response.API_VERSION >= 5 else rest[1]
-        records, next_offset = unpack_records(partition, rest[-1], aborted, offset)
-        return Fetched(records=records, next_offset=next_offset, end=end)
+            response, _ = await self._ask_leader(partition, request, group)
+        return unpack_fetched(partition, offset, response)
 
     async def end_offset(self, topic: str) -> int:
         """The offset after the newest record."""
@@ -331,37 +329,12 @@ class KafkaWire:
         except (OffsetOutOfRangeError, TopicGone, MessageSizeTooLargeError, RecordListTooLargeError):
             raise
         except (KafkaError, OSError) as error:
-            why = (
-                "out of time"
-                if isinstance(error, TimeoutError)
-                else " ".join(str(error).split()) or type(error).__name__
-            )
-            raise BrokerUnavailable(f"Kafka at {self.address.servers} gave no answer: {why}") from error
+            raise BrokerUnavailable(
+                f"Kafka at {self.address.servers} gave no answer: {describe(error)}"
+            ) from error
 
 
 def _look_at(future: asyncio.Future[Any]) -> None:
     """An error that nobody waits for any more is no news."""
     if not future.cancelled():
         future.exception()
-
-
-async def _abandon(producer: AIOKafkaProducer) -> None:
-    """End every task and connection now; aiokafka's own `stop` waits for a Kafka that is away."""
-    producer._closed = True
-    task: asyncio.Task[Any] | None = producer._sender.sender_task
-    if task is not None:
-        task.cancel()
-        await asyncio.wait([task], timeout=_CLOSE_TIMEOUT_S)
-        if task.done() and not task.cancelled():
-            task.exception()
-    await _close_client(producer.client)
-
-
-async def _close_client(client: Any) -> None:
-    writers = [connection._writer for connection in client._conns.values()]
-    transports = [writer.transport for writer in writers if writer is not None]
-    with suppress(TimeoutError, KafkaError, OSError):
-        async with asyncio.timeout(_CLOSE_TIMEOUT_S):
-            await client.close()
-    for transport in transports:
-        transport.abort()

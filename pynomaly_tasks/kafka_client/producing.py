@@ -7,11 +7,11 @@ leaves behind waits for a metadata update that nobody makes any more.
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from typing import Any
 
-from aiokafka import AIOKafkaProducer
 from aiokafka.errors import BrokerResponseError, kafka_errors
+
+from pynomaly_tasks.kafka_client.clients import build_producer, close_client
 
 _CLOSE_TIMEOUT_S = 1.0
 
@@ -31,8 +31,8 @@ kafka_errors.setdefault(InvalidRecord.errno, InvalidRecord)
 class ProducerClient:
     """One aiokafka producer, from its first connection to its last."""
 
-    def __init__(self, options: dict[str, Any]) -> None:
-        self.aiokafka = AIOKafkaProducer(**options)
+    def __init__(self, **options: Any) -> None:
+        self.aiokafka = build_producer(**options)
         self._requests: set[asyncio.Task[Any]] = set()
         sender = self.aiokafka._sender
         send_request = sender._send_produce_req
@@ -63,15 +63,4 @@ class ProducerClient:
             await asyncio.wait(tasks, timeout=_CLOSE_TIMEOUT_S)
         if sender is not None and sender.done() and not sender.cancelled():
             sender.exception()  # seen here, so that it is not reported as never seen
-        await close_connections(self.aiokafka.client)
-
-
-async def close_connections(client: Any) -> None:
-    """Close what an aiokafka client holds, also where the other side reads no more."""
-    writers = [connection._writer for connection in client._conns.values()]
-    transports = [writer.transport for writer in writers if writer is not None]
-    with suppress(TimeoutError):
-        async with asyncio.timeout(_CLOSE_TIMEOUT_S):
-            await client.close()
-    for transport in transports:
-        transport.abort()
+        await close_client(self.aiokafka.client)

@@ -1,0 +1,1 @@
+"""What everything that speaks with Kafka needs of aiokafka, and aiokafka does not do by itself."""
