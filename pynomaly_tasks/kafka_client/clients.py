@@ -1,39 +1,140 @@
-"""aiokafka's clients, which can be closed at any moment."""
+"""aiokafka's clients, which leave no connection open.
+
+aiokafka 0.14 forgets connections that are still open: the one that it starts with, where the start is
+cancelled; one that is made while its client is closed; one that Kafka has ended, where it is dropped before
+the task that reads from it noticed; and one that is closed while the other side reads no more. Here a client
+knows each of its connections from the first byte until its transport is gone, and ends them all when it is
+closed.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from typing import Any
 
+import aiokafka.client
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaError
+from aiokafka.client import AIOKafkaClient
+from aiokafka.conn import AIOKafkaConnection, create_conn
+from aiokafka.errors import KafkaConnectionError, KafkaError
 
 _CLOSE_TIMEOUT_S = 1.0
 
 
 def build_admin(**options: Any) -> AIOKafkaAdminClient:
     """An admin client, not started; it takes the options of aiokafka's."""
-    return AIOKafkaAdminClient(**options)
+    admin = AIOKafkaAdminClient(**options)
+    _Client.adopt(admin._client)
+    return admin
 
 
-def build_consumer(**options: Any) -> AIOKafkaConsumer:
+def build_consumer(*topics: str, **options: Any) -> AIOKafkaConsumer:
     """A consumer, not started; it takes the options of aiokafka's."""
-    return AIOKafkaConsumer(**options)
+    consumer = AIOKafkaConsumer(*topics, **options)
+    _Client.adopt(consumer._client)
+    return consumer
 
 
 def build_producer(**options: Any) -> AIOKafkaProducer:
     """A producer, not started; it takes the options of aiokafka's."""
-    return AIOKafkaProducer(**options)
+    producer = AIOKafkaProducer(**options)
+    _Client.adopt(producer.client)
+    return producer
 
 
-async def close_client(client: Any) -> None:
-    """Close what a client holds, also where the other side reads no more. Within about a second."""
-    writers = [connection._writer for connection in client._conns.values()]
-    transports = [writer.transport for writer in writers if writer is not None]
-    with suppress(TimeoutError, KafkaError, OSError):
-        async with asyncio.timeout(_CLOSE_TIMEOUT_S):
-            await client.close()
-    for transport in transports:
-        transport.abort()
+class Connection(AIOKafkaConnection):  # type: ignore[misc]  # aiokafka has no types
+    """A connection to one broker, which can be ended at any moment. ``hold`` is told of it once it is open."""
+
+    def __init__(
+        self, host: str, port: int, *, hold: Callable[[Connection], None] | None = None, **options: Any
+    ) -> None:
+        super().__init__(host, port, **options)
+        self._hold = hold
+        self._transport: asyncio.Transport | None = None
+
+    async def _do_version_lookup(self) -> None:
+        # The first thing that is said over a new transport; what is raised here closes it.
+        self._transport = self._writer.transport
+        if self._hold is not None:
+            self._hold(self)
+        await super()._do_version_lookup()
+
+    def end(self) -> None:
+        """Close it, and wait neither for what is still to be sent nor for TLS to take its leave."""
+        self.close()
+        if self._transport is not None:
+            self._transport.abort()
+
+
+class _Client(AIOKafkaClient):  # type: ignore[misc]  # aiokafka has no types
+    """What is below an admin client, a consumer and a producer."""
+
+    _held: set[Connection]
+    _is_closed: bool
+
+    @classmethod
+    def adopt(cls, client: Any) -> None:
+        """Make one of these of a client that has not connected yet: aiokafka lets nobody choose its class."""
+        client.__class__ = cls
+        client._held = set()
+        client._is_closed = False
+
+    async def bootstrap(self) -> None:
+        """Find the brokers."""
+        with self._connecting():
+            await super().bootstrap()
+
+    async def _get_conn(self, *args: Any, **options: Any) -> Any:
+        with self._connecting():
+            return await super()._get_conn(*args, **options)
+
+    @contextmanager
+    def _connecting(self) -> Iterator[None]:
+        """Have `_create_conn` make its connections for this client."""
+        token = _connecting.set(self)
+        try:
+            yield
+        finally:
+            _connecting.reset(token)
+
+    def hold(self, connection: Connection) -> None:
+        """Know it until its transport is gone. Raises KafkaConnectionError where the client is closed."""
+        if self._is_closed:
+            connection.end()
+            raise KafkaConnectionError("the client is closed")
+        self._held.add(connection)
+        connection._closed_fut.add_done_callback(lambda _: self._held.discard(connection))
+
+    async def close(self) -> None:
+        """End every connection, also one whose other side reads no more. Within about a second."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        held = list(self._held)
+        try:
+            with suppress(TimeoutError, KafkaError, OSError):
+                async with asyncio.timeout(_CLOSE_TIMEOUT_S):
+                    await super().close()
+        finally:
+            for connection in held:
+                connection.end()
+
+
+_connecting: ContextVar[_Client | None] = ContextVar("_connecting", default=None)
+
+
+async def _create_conn(host: str, port: int, **options: Any) -> AIOKafkaConnection:
+    client = _connecting.get()
+    if client is None:  # somebody else's, in the same process
+        return await create_conn(host, port, **options)
+    connection = Connection(host, port, hold=client.hold, **options)
+    await connection.connect()
+    return connection
+
+
+# The function that aiokafka's client calls by this name wherever it connects.
+aiokafka.client.create_conn = _create_conn

@@ -11,7 +11,7 @@ from typing import Any
 
 from aiokafka.errors import BrokerResponseError, kafka_errors
 
-from pynomaly_tasks.kafka_client.clients import build_producer, close_client
+from pynomaly_tasks.kafka_client.clients import build_producer
 
 _CLOSE_TIMEOUT_S = 1.0
 
@@ -63,4 +63,4 @@ class ProducerClient:
             await asyncio.wait(tasks, timeout=_CLOSE_TIMEOUT_S)
         if sender is not None and sender.done() and not sender.cancelled():
             sender.exception()  # seen here, so that it is not reported as never seen
-        await close_client(self.aiokafka.client)
+        await self.aiokafka.client.close()

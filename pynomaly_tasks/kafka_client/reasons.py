@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from aiokafka.conn import collect_hosts, create_conn
+from aiokafka.conn import collect_hosts
 from aiokafka.errors import (
     AuthenticationFailedError,
     AuthenticationMethodNotSupported,
@@ -20,6 +20,8 @@ from aiokafka.errors import (
     UnsupportedSaslMechanismError,
 )
 from aiokafka.protocol.metadata import MetadataRequest
+
+from pynomaly_tasks.kafka_client.clients import Connection
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,14 +58,12 @@ async def _find_reason(
 ) -> str | None:
     """What is wrong with one server; None where it answers and lets us in."""
     login = {name: value for name, value in options.items() if name != "bootstrap_servers"}
+    # A tenth less than all: then it is this server that gets the blame.
+    connection = Connection(host, port, request_timeout_ms=int(timeout_s * 900), **login)
     try:
-        # A tenth less than all: then it is this server that gets the blame.
-        connection = await create_conn(host, port, request_timeout_ms=int(timeout_s * 900), **login)
-        try:
-            # A listener that wants a login answers only the question for its versions without.
-            await connection.send(MetadataRequest([]))
-        finally:
-            connection.close()
+        await connection.connect()
+        # A listener that wants a login answers only the question for its versions without.
+        await connection.send(MetadataRequest([]))
     except (SaslAuthenticationFailed, AuthenticationFailedError):
         return f"refused the login: see {places.login}"
     except (UnsupportedSaslMechanismError, AuthenticationMethodNotSupported):
@@ -85,6 +85,8 @@ async def _find_reason(
         )
     except (OSError, KafkaError) as error:
         return describe(error)
+    finally:
+        connection.end()
     return None
 
 

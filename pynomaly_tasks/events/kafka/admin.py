@@ -21,7 +21,7 @@ from aiokafka.errors import (
 from pynomaly_tasks.errors import EventRefused
 from pynomaly_tasks.events.kafka.connection import KafkaConnection
 from pynomaly_tasks.events.topics import Topic
-from pynomaly_tasks.kafka_client.clients import build_admin, close_client
+from pynomaly_tasks.kafka_client.clients import build_admin
 from pynomaly_tasks.kafka_client.reasons import describe
 
 _SHARE_TO_EXPLAIN = 0.2
@@ -130,7 +130,7 @@ class KafkaAdmin:
             raise await self._connection.explain(error, self._timeout_s * _SHARE_TO_EXPLAIN) from error
         finally:
             admin._closed = True
-            await close_client(admin._client)
+            await admin._client.close()
 
 
 def _new_topic(topic: Topic) -> NewTopic:

@@ -23,7 +23,6 @@ from aiokafka.structs import OffsetAndMetadata
 from pynomaly_tasks.errors import PartitionLost, PynomalyError
 from pynomaly_tasks.events.kafka.fetching import fetch
 from pynomaly_tasks.events.ports import Partition
-from pynomaly_tasks.kafka_client.clients import close_client
 from pynomaly_tasks.kafka_client.reasons import describe
 from pynomaly_tasks.telemetry import get_logger
 
@@ -249,4 +248,4 @@ async def _abandon(consumer: AIOKafkaConsumer) -> None:
     for each in tasks:
         if each is not None and each.done() and not each.cancelled():
             each.exception()  # seen here, so that it is not reported as never seen
-    await close_client(consumer._client)
+    await consumer._client.close()

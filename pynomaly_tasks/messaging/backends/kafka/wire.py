@@ -31,7 +31,7 @@ from aiokafka.errors import (
 from aiokafka.protocol.offset import OffsetRequest
 
 from pynomaly_tasks.errors import BrokerUnavailable, InvalidMessage, MessagingClosed
-from pynomaly_tasks.kafka_client.clients import build_admin, close_client
+from pynomaly_tasks.kafka_client.clients import build_admin
 from pynomaly_tasks.kafka_client.fetching import Fetched, build_fetch, unpack_fetched
 from pynomaly_tasks.kafka_client.producing import ProducerClient
 from pynomaly_tasks.kafka_client.reasons import Places, describe, find_reasons
@@ -99,13 +99,13 @@ class KafkaWire:
             async with self._mapped_errors(self._connect_timeout_s * (1 - _SHARE_TO_EXPLAIN)):
                 await admin.start()
         except BrokerUnavailable as error:
-            await close_client(admin._client)
+            await admin._client.close()
             left_s = self._connect_timeout_s - (time.monotonic() - started)
             why = await find_reasons(self.address.options(), _PLACES, left_s)
             why = why or f"{self.address.servers} answers, but not in time"
             raise BrokerUnavailable(f"Kafka gave no answer: {why}") from error
         except BaseException:
-            await close_client(admin._client)
+            await admin._client.close()
             raise
         self._admin = admin
 
@@ -114,7 +114,7 @@ class KafkaWire:
         admin, self._admin = self._admin, None
         self.discard_producer()
         if admin is not None:
-            await close_client(admin._client)
+            await admin._client.close()
         if self._closing:
             await asyncio.wait(self._closing, timeout=2 * _CLOSE_TIMEOUT_S)
 
