@@ -226,15 +226,13 @@ def tcp_proxy() -> Iterator[Callable[[int], TcpProxy]]:
         proxy.close()
 
 
-def pytest_collection_finish() -> None:
-    """What is imported by now is never garbage: the collections below need not look at it."""
-    gc.collect()
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Set aside all there is by now: the collections below then look at what this test makes, in a few ms.
+
+    Looking at all that is alive takes longer than most tests.
+    """
     gc.freeze()
-
-
-def pytest_sessionfinish() -> None:
-    """Let the interpreter end as it would."""
-    gc.unfreeze()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -245,9 +243,18 @@ def pytest_runtest_call() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def collect_garbage_of_fixtures() -> Iterator[None]:
-    """Set up before all others of a test, and so ended after them."""
+def collect_garbage_of_fixtures(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Set up before all others of a test, and so ended after them; pytest itself forgets their values later."""
     yield
+    request.node.funcargs.clear()
+    gc.collect()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def collect_garbage_of_modules() -> Iterator[None]:
+    """What outlives the test that made it and is then left unclosed fails the last test of its module."""
+    yield
+    gc.unfreeze()
     gc.collect()
 
 
