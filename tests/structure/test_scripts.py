@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SCRIPTS = [ROOT / ".ci" / "run", *sorted(path for path in (ROOT / "scripts").iterdir() if path.suffix == "")]
+SCRIPTS = [
+    ROOT / ".ci" / "run",
+    *sorted(path for path in (ROOT / "scripts").iterdir() if path.is_file() and not path.suffix),
+]
 BASH = shutil.which("bash") or "/bin/bash"
 
 
