@@ -131,6 +131,7 @@ class KafkaBroker:
         """Give the connections back. What is held comes again when its lease ends."""
         if not self._is_open:
             return
+        await self._settlements.flush()
         self._is_open = False
         self._wake()
         await self._keeper.stop()

@@ -44,6 +44,7 @@ from typing import Literal
 from pynomaly_tasks.errors import BrokerUnavailable, MessagingClosed
 from pynomaly_tasks.messaging.backend import Catalog, Note
 from pynomaly_tasks.messaging.backends import abilities
+from pynomaly_tasks.messaging.backends.coalescing import Coalescers
 from pynomaly_tasks.messaging.backends.mqtt.address import Address
 from pynomaly_tasks.messaging.backends.mqtt.catalog import Writer
 from pynomaly_tasks.messaging.backends.mqtt.host import DUE_AT, KEY, PRIORITY, SENT_AT
@@ -84,9 +85,11 @@ class MqttBroker:
         self._timeout_s = timeout_s
         self._switchboard: Switchboard | None = None
         self._writer: Writer | None = None
+        self._acknowledgements = Coalescers(self._acknowledge, lambda taken: taken.lane)
 
     async def open(self) -> None:
         """Connect."""
+        self._acknowledgements = Coalescers(self._acknowledge, lambda taken: taken.lane)
         board = Switchboard(self._address, self._topics, self._connect_timeout_s, self._timeout_s)
         try:
             await board.connected()
@@ -98,6 +101,7 @@ class MqttBroker:
 
     async def close(self) -> None:
         """Leave what this process hosts to the others."""
+        await self._acknowledgements.flush()
         board, self._switchboard = self._switchboard, None
         writer, self._writer = self._writer, None
         if writer is not None:
@@ -247,7 +251,10 @@ class MqttBroker:
 
     async def acknowledge(self, taken: Sequence[Taken]) -> list[bool]:
         """They are done, and the broker has read it."""
-        return await self._each_lane(taken, "settle")
+        return await self._acknowledgements.call(taken)
+
+    async def _acknowledge(self, lane: str, taken: Sequence[Taken]) -> list[bool]:
+        return await self._of_lane(lane, taken, "settle")
 
     async def release(self, taken: Taken) -> bool:
         """Hand it out again, in its old place."""
@@ -257,23 +264,23 @@ class MqttBroker:
 
     async def extend(self, taken: Sequence[Taken], *, lease_s: float) -> list[bool]:
         """Let the leases end later."""
-        return await self._each_lane(taken, "extend", lease_s)
-
-    async def _each_lane(
-        self, taken: Sequence[Taken], do: Literal["settle", "extend"], *rest: float
-    ) -> list[bool]:
-        answers = [False] * len(taken)
+        answers: dict[int, bool] = {}
         by_lane: defaultdict[str, list[int]] = defaultdict(list)
         for n, each in enumerate(taken):
             by_lane[each.lane].append(n)
         for lane, numbers in by_lane.items():
-            try:
-                said, _ = await self._board.call(lane, do, [_token(taken[n])[1:] for n in numbers], *rest)
-            except LaneGone:
-                continue  # and what was held went with it
-            for n, is_ours in zip(numbers, said, strict=True):
-                answers[n] = bool(is_ours)
-        return answers
+            said = await self._of_lane(lane, [taken[n] for n in numbers], "extend", lease_s)
+            answers |= zip(numbers, said, strict=True)
+        return [answers[n] for n in range(len(taken))]
+
+    async def _of_lane(
+        self, lane: str, taken: Sequence[Taken], do: Literal["settle", "extend"], *rest: float
+    ) -> list[bool]:
+        try:
+            said, _ = await self._board.call(lane, do, [_token(each)[1:] for each in taken], *rest)
+        except LaneGone:
+            return [False] * len(taken)  # what was held went with it
+        return [bool(is_ours) for is_ours in said]
 
     async def purge(self, lane: str) -> int:
         """Remove what nobody holds."""

@@ -141,9 +141,15 @@ class Host:
 
     async def settle(self, handed: Sequence[tuple[str, str]]) -> Answer:
         """End them; which were ours. Answers when the broker has read it."""
-        slots = [self._desk.find_handed(key, fence) for key, fence in handed]
-        await self._end([slot for slot in slots if slot is not None])
-        return [slot is not None for slot in slots], []
+        ours: dict[str, Slot] = {}
+        answers = []
+        for key, fence in handed:
+            slot = self._desk.find_handed(key, fence)
+            answers.append(slot is not None and key not in ours)
+            if slot is not None:
+                ours[key] = slot
+        await self._end(list(ours.values()))
+        return answers, []
 
     async def release(self, key: str, fence: str) -> Answer:
         """Hand it out again now, as if it had not been handed out."""

@@ -21,12 +21,10 @@ and 600 s at most.
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 from google.api_core.exceptions import AlreadyExists
@@ -36,11 +34,11 @@ from pynomaly_tasks.messaging.backend import Catalog, Note
 from pynomaly_tasks.messaging.backends import abilities
 from pynomaly_tasks.messaging.backends.pubsub.catalog import PubSubCatalog
 from pynomaly_tasks.messaging.backends.pubsub.connection import PubSubConnection
+from pynomaly_tasks.messaging.backends.pubsub.settling import LONGEST_LEASE_S, Lease, Settling
 from pynomaly_tasks.messaging.plain_broker import Item, LaneCount, LaneGone, Lying, Taken, Traits
 
 _KEEP_S = 31 * 86_400
 _EMULATOR_KEEP_S = 7 * 86_400  #: and it knows no more
-_LONGEST_LEASE_S = 600
 #: How long a message is ours before it is asked to be so for the lease.
 _FIRST_LEASE_S = 10
 _MOST_HANDINGS = 100
@@ -54,20 +52,6 @@ _CLOSE_S = 2.0
 #: Of one publish; Pub/Sub takes 1,000 messages and 10 MB.
 _MOST_SENT, _MOST_SENT_BYTES = 1_000, 8_000_000
 _MAX_ITEM_BYTES = 9_000_000
-
-
-@dataclass(slots=True, eq=False)
-class _Lease:
-    """A delivery that is ours."""
-
-    key: str  #: when it was published, and its number
-    ack_id: str
-    until: float  #: by the monotonic clock
-
-    @property
-    def is_ours(self) -> bool:
-        """It has not ended."""
-        return time.monotonic() < self.until
 
 
 class PubSubBroker:
@@ -89,15 +73,18 @@ class PubSubBroker:
         self._connection = PubSubConnection(url, namespace, connect_timeout_s, timeout_s)
         self._catalog = PubSubCatalog(self._connection)
         self._giving_back: set[asyncio.Task[None]] = set()
+        self._settling = Settling(self._connection)
 
     async def open(self) -> None:
         """Connect."""
+        self._settling = Settling(self._connection)
         await self._connection.open()
 
     async def close(self) -> None:
         """What is held comes again when its lease ends."""
         if self._giving_back:
             await asyncio.wait(list(self._giving_back), timeout=_CLOSE_S)
+        await self._settling.flush()
         await self._connection.close()
 
     async def ping(self) -> None:
@@ -238,9 +225,9 @@ class PubSubBroker:
                 await self.release(each)
 
     async def _pull(self, lane: str, n: int, lease_s: float) -> list[Taken]:
-        connection = self._connection
+        connection, subscription = self._connection, self._name(lane)
         request = {
-            "subscription": self._name(lane),
+            "subscription": subscription,
             "max_messages": min(n, _MOST_PULLED),
             "return_immediately": True,
         }
@@ -250,14 +237,15 @@ class PubSubBroker:
             answer = await connection.subscriber.pull(
                 request=request, timeout=connection.timeout_s, retry=None
             )
-        until = time.monotonic() + min(lease_s, _LONGEST_LEASE_S)
-        received = answer.received_messages
-        await self._set_deadline(lane, [each.ack_id for each in received], lease_s)
+        until = time.monotonic() + min(lease_s, LONGEST_LEASE_S)
+        # As they are: the client's own classes around them cost more than all the rest.
+        received = type(answer).pb(answer).received_messages
+        await self._settling.set_deadline(subscription, [each.ack_id for each in received], lease_s)
         return [
             Taken(
                 lane=lane,
-                token=_Lease(_key(each.message), each.ack_id, until),
-                data=bytes(each.message.data),
+                token=Lease(subscription, _key(each.message), each.ack_id, until),
+                data=each.message.data,
                 n_earlier=max(0, each.delivery_attempt - 1),
             )
             for each in received
@@ -265,39 +253,15 @@ class PubSubBroker:
 
     async def acknowledge(self, taken: Sequence[Taken]) -> list[bool]:
         """Where the lease has not ended."""
-        answers = [_lease(each).is_ours for each in taken]
-        by_lane = _by_lane([each for each, is_ours in zip(taken, answers, strict=True) if is_ours])
-        for lane, ack_ids in by_lane.items():
-            try:
-                with self._connection.mapped_errors():
-                    await self._connection.subscriber.acknowledge(
-                        request={"subscription": self._name(lane), "ack_ids": ack_ids},
-                        timeout=self._connection.timeout_s, retry=None,
-                    )  # fmt: skip
-            except LaneGone:
-                answers = [ours and each.lane != lane for each, ours in zip(taken, answers, strict=True)]
-        for each in taken:
-            _lease(each).until = 0.0
-        return answers
+        return await self._settling.acknowledge([_lease(each) for each in taken])
 
     async def release(self, taken: Taken) -> bool:
         """Hand it out again now; Pub/Sub counts it as handed out."""
-        if not _lease(taken).is_ours:
-            return False
-        await self._set_deadline(taken.lane, [_lease(taken).ack_id], 0.0)
-        _lease(taken).until = 0.0
-        return True
+        return await self._settling.release(_lease(taken))
 
     async def extend(self, taken: Sequence[Taken], *, lease_s: float) -> list[bool]:
         """Let the leases end ``lease_s`` from now, 600 s at most."""
-        answers = [_lease(each).is_ours for each in taken]
-        ours = [each for each, is_ours in zip(taken, answers, strict=True) if is_ours]
-        until = time.monotonic() + min(lease_s, _LONGEST_LEASE_S)
-        for lane, ack_ids in _by_lane(ours).items():
-            await self._set_deadline(lane, ack_ids, lease_s)
-        for each in ours:
-            _lease(each).until = until
-        return answers
+        return await self._settling.extend([_lease(each) for each in taken], lease_s)
 
     async def purge(self, lane: str) -> int:
         """Receive and acknowledge until there is nothing."""
@@ -337,7 +301,7 @@ class PubSubBroker:
                 await self.acknowledge([seen[remove]])
         finally:
             ack_ids = [_lease(each).ack_id for key, each in seen.items() if key != remove]
-            await self._set_deadline(lane, ack_ids, 0.0)
+            await self._settling.set_deadline(self._name(lane), ack_ids, 0.0)
         return [Lying(key=key, data=seen[key].data) for key in sorted(seen)]
 
     async def add_note(self, note: Note) -> None:
@@ -347,20 +311,6 @@ class PubSubBroker:
     async def read_notes(self, key: str) -> frozenset[str]:
         """There are none: confirmations are absent."""
         return frozenset()
-
-    async def _set_deadline(self, lane: str, ack_ids: Sequence[str], lease_s: float) -> None:
-        seconds = min(math.ceil(lease_s), _LONGEST_LEASE_S)
-        for at in range(0, len(ack_ids), _MOST_PULLED):
-            with self._connection.mapped_errors():
-                await self._connection.subscriber.modify_ack_deadline(
-                    request={
-                        "subscription": self._name(lane),
-                        "ack_ids": list(ack_ids[at : at + _MOST_PULLED]),
-                        "ack_deadline_seconds": seconds,
-                    },
-                    timeout=self._connection.timeout_s,
-                    retry=None,
-                )
 
     def _name(self, lane: str) -> str:
         return self._connection.subscription(f"lane.{lane}")
@@ -373,16 +323,9 @@ def _is_for_people(lane: str) -> bool:
 
 def _key(message: Any) -> str:
     at = message.publish_time
-    return f"{int(at.timestamp() * 1_000_000):020}-{message.message_id:0>20}"
+    return f"{at.seconds * 1_000_000 + at.nanos // 1_000:020}-{message.message_id:0>20}"
 
 
-def _lease(taken: Taken) -> _Lease:
-    assert isinstance(taken.token, _Lease)
+def _lease(taken: Taken) -> Lease:
+    assert isinstance(taken.token, Lease)
     return taken.token
-
-
-def _by_lane(taken: Sequence[Taken]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for each in taken:
-        found.setdefault(each.lane, []).append(_lease(each).ack_id)
-    return found

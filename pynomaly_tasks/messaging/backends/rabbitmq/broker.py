@@ -122,6 +122,7 @@ class RabbitBroker:
         """Give the connections back; what is held comes again at once."""
         if not self._is_open:
             return
+        await asyncio.gather(*(desk.flush() for desk in self._desks))
         self._is_open = False
         self._hurry.set()
         for desk in self._desks:

@@ -122,6 +122,10 @@ class Desk:
         async with self._link.answered():
             await self._channel.close()
 
+    async def flush(self) -> None:
+        """Before closing: until what is on its way is acknowledged."""
+        await self._acknowledgements.flush()
+
     def abandon(self) -> None:
         """Watch no lease any more: the channel ends with its connection."""
         for hold in list(self.held.values()):

@@ -110,7 +110,8 @@ class RedisStreamsBackend:
             raise
 
     async def close(self) -> None:
-        """Give the connections back."""
+        """Give the connections back, when what is on its way is settled."""
+        await self._settlements.flush()
         connections, self._connections = self._connections, None
         if connections is not None:
             await connections.close()

@@ -21,14 +21,14 @@ import asyncio
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from pynomaly_tasks.messaging.backend import Catalog, Note
 from pynomaly_tasks.messaging.backends.abilities import SQS
 from pynomaly_tasks.messaging.backends.sqs.browsing import SqsBrowser
 from pynomaly_tasks.messaging.backends.sqs.catalog import SqsCatalog
-from pynomaly_tasks.messaging.backends.sqs.connection import NotInFlight, SqsAddress, SqsConnection
+from pynomaly_tasks.messaging.backends.sqs.connection import SqsAddress, SqsConnection
 from pynomaly_tasks.messaging.backends.sqs.items import (
     MAX_ITEM_BYTES,
     MAX_MESSAGE_BYTES,
@@ -38,8 +38,9 @@ from pynomaly_tasks.messaging.backends.sqs.items import (
     to_message,
 )
 from pynomaly_tasks.messaging.backends.sqs.lanes import SqsLanes, queue_prefix
+from pynomaly_tasks.messaging.backends.sqs.settling import Settling, Token
 from pynomaly_tasks.messaging.capabilities import Support
-from pynomaly_tasks.messaging.plain_broker import Item, LaneCount, LaneGone, Lying, Taken, Traits
+from pynomaly_tasks.messaging.plain_broker import Item, LaneCount, Lying, Taken, Traits
 
 _LONGEST_DELAY_S = 900.0
 _LONGEST_LEASE_S = 43_200
@@ -47,41 +48,8 @@ _LONGEST_POLL_S = 20
 _BATCH = 10
 #: Between looks where a wait is shorter than a second, which is the least that SQS waits.
 _SHORT_PAUSE_S = 0.1
-_SWEEP_EVERY = 1_000
 #: How long an answer may have been on its way.
 _LATENCY_S = 0.25
-
-
-@dataclass(frozen=True, slots=True)
-class _Token:
-    url: str
-    message_id: str
-    handle: str
-
-
-class _Leases:
-    """When what this process holds is lost. SQS takes old receipts without a word, so it is asked here first."""
-
-    def __init__(self) -> None:
-        self._held: dict[tuple[str, str], tuple[_Token, float]] = {}
-        self._n_begun = 0
-
-    def begin(self, token: _Token, until: float) -> None:
-        """An older delivery of the same message is lost."""
-        self._held[token.url, token.message_id] = (token, until)
-        self._n_begun += 1
-        if self._n_begun % _SWEEP_EVERY == 0:
-            now = time.monotonic()
-            self._held = {key: each for key, each in self._held.items() if each[1] > now}
-
-    def is_ours(self, token: _Token) -> bool:
-        """Whether it is held and its lease has not ended."""
-        held, until = self._held.get((token.url, token.message_id), (None, 0.0))
-        return held == token and until > time.monotonic()
-
-    def end(self, token: _Token) -> None:
-        """It is settled, or lost."""
-        self._held.pop((token.url, token.message_id), None)
 
 
 class SqsBroker:
@@ -115,7 +83,7 @@ class SqsBroker:
         self._catalog = SqsCatalog(self._connection, f"{prefix}catalog.fifo")
         self._lanes = SqsLanes(self._connection, self._catalog, prefix)
         self._browser = SqsBrowser(self._connection)
-        self._leases = _Leases()
+        self._settling = Settling(self._connection)
 
     async def open(self) -> None:
         """One request."""
@@ -131,6 +99,7 @@ class SqsBroker:
         """What is held comes again when its lease ends."""
         if self._cleaning:
             await asyncio.wait(list(self._cleaning))
+        await self._settling.flush()
         await self._connection.close()
 
     async def ping(self) -> None:
@@ -255,8 +224,8 @@ class SqsBroker:
         return [self._taken(lane, url, message, until) for message in answer.get("Messages", ())]
 
     def _taken(self, lane: str, url: str, message: Mapping[str, Any], until: float) -> Taken:
-        token = _Token(url, message["MessageId"], message["ReceiptHandle"])
-        self._leases.begin(token, until)
+        token = Token(url, message["MessageId"], message["ReceiptHandle"])
+        self._settling.leases.begin(token, until)
         return Taken(lane=lane, token=token, data=data_of(message), n_earlier=n_earlier_of(message))
 
     async def _put_back_later(self, asking: asyncio.Task[list[Taken]]) -> None:
@@ -276,45 +245,16 @@ class SqsBroker:
         await self.acknowledge([taken])
 
     async def acknowledge(self, taken: Sequence[Taken]) -> list[bool]:
-        """Delete them; SQS would delete by an old receipt without a word, so the lease's end is looked at here."""
-        return await self._for_each(taken, "delete_message_batch", {}, None)
+        """Delete them."""
+        return await self._settling.delete([self._token(each) for each in taken])
 
     async def release(self, taken: Taken) -> bool:
         """Visible at once."""
-        (is_ours,) = await self._for_each(
-            [taken], "change_message_visibility_batch", {"VisibilityTimeout": 0}, None
-        )
-        return is_ours
+        return await self._settling.show(self._token(taken))
 
     async def extend(self, taken: Sequence[Taken], *, lease_s: float) -> list[bool]:
         """Visible later."""
-        more = {"VisibilityTimeout": _whole(lease_s)}
-        return await self._for_each(taken, "change_message_visibility_batch", more, _whole(lease_s))
-
-    async def _for_each(
-        self, taken: Sequence[Taken], action: str, more: Mapping[str, Any], lease_s: float | None
-    ) -> list[bool]:
-        answers = [self._leases.is_ours(self._token(each)) for each in taken]
-        ours: dict[str, list[int]] = {}
-        for n, each in enumerate(taken):
-            if answers[n]:
-                ours.setdefault(self._token(each).url, []).append(n)
-        for url, numbers in ours.items():
-            for at in range(0, len(numbers), _BATCH):
-                chosen = numbers[at : at + _BATCH]
-                entries = [{"ReceiptHandle": self._token(taken[n]).handle, **more} for n in chosen]
-                asked = time.monotonic()
-                try:
-                    done = await self._connection.batch(action, url, entries)
-                except (LaneGone, NotInFlight):
-                    done = [False] * len(chosen)
-                for n, is_done in zip(chosen, done, strict=True):
-                    answers[n] = is_done
-                    if is_done and lease_s is not None:
-                        self._leases.begin(self._token(taken[n]), asked + lease_s)
-                    else:
-                        self._leases.end(self._token(taken[n]))
-        return answers
+        return await self._settling.hide([self._token(each) for each in taken], _whole(lease_s))
 
     async def purge(self, lane: str) -> int:
         """Receive and delete."""
@@ -360,8 +300,8 @@ class SqsBroker:
         self._connection.check_open()
         return frozenset()
 
-    def _token(self, taken: Taken) -> _Token:
-        assert isinstance(taken.token, _Token)
+    def _token(self, taken: Taken) -> Token:
+        assert isinstance(taken.token, Token)
         return taken.token
 
 
