@@ -17,6 +17,7 @@ from pynomaly_tasks.bootstrap import build_messaging
 from pynomaly_tasks.cli import pynomaly
 from pynomaly_tasks.embedded.ports import find_free_port
 from pynomaly_tasks.errors import BrokerUnavailable, InvalidSettings
+from pynomaly_tasks.kafka_client.clients import build_producer
 from pynomaly_tasks.messaging import QueueManager, QueueOptions, Reason, build_backend
 from pynomaly_tasks.messaging.backends.kafka import broker as kafka_backend
 from pynomaly_tasks.messaging.backends.kafka import keeper as kafka_keeper
@@ -43,7 +44,7 @@ def _topic(node: KafkaNode, namespace: str, lane: str) -> str:
 async def _produce(
     node: KafkaNode, write: Callable[[AIOKafkaProducer], Awaitable[Any]], **options: Any
 ) -> None:
-    producer = AIOKafkaProducer(bootstrap_servers=node.bootstrap, **options)
+    producer = build_producer(bootstrap_servers=node.bootstrap, **options)
     await producer.start()
     try:
         await write(producer)

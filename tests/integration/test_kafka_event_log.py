@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiokafka import AIOKafkaProducer
 from aiokafka.errors import OutOfOrderSequenceNumber
 from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 
@@ -21,6 +20,7 @@ from pynomaly_tasks.events.kafka.connection import KafkaConnection
 from pynomaly_tasks.events.kafka.consumer import KafkaConsumer
 from pynomaly_tasks.events.kafka.producer import KafkaProducer
 from pynomaly_tasks.events.ports import Record
+from pynomaly_tasks.kafka_client.clients import build_producer
 from support.event_logs import KafkaLog, Member, append, by_key, numbered, until
 from support.kafka import _CLUSTER_ID, SASL_PASSWORD, SASL_USER, KafkaNode, _home
 from support.transport_servers import Certificates, make_certificates
@@ -171,7 +171,7 @@ class _NoText:
 
 
 async def append_what_python_cannot_decode(kafka: KafkaNode, topic: str) -> None:
-    producer = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap)
+    producer = build_producer(bootstrap_servers=kafka.bootstrap)
     await producer.start()
     batch = producer.create_batch()
     builder = _DefaultRecordBatchBuilderPy(2, 0, 0, -1, -1, 0, 100_000)
@@ -205,7 +205,7 @@ def test_a_header_whose_name_is_no_text_does_not_stop_a_partition(kafka: KafkaNo
 def test_what_a_transaction_took_back_is_not_read(kafka: KafkaNode, log: KafkaLog) -> None:
     async def scenario() -> None:
         topic = kafka.new_topic()
-        producer = AIOKafkaProducer(
+        producer = build_producer(
             bootstrap_servers=kafka.bootstrap, transactional_id=kafka.unique_name(), enable_idempotence=True
         )
         await producer.start()

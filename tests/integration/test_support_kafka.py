@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.errors import KafkaConnectionError, UnknownTopicOrPartitionError
 
 from pynomaly_tasks.embedded.ports import find_free_port
+from pynomaly_tasks.kafka_client.clients import build_consumer, build_producer
 from support.kafka import KafkaCluster, KafkaNode
 from support.kafka_topics import KafkaTopics, run_bounded
 
@@ -20,7 +20,7 @@ _BOUND_S = 30.0
 
 async def _send(topic: str, values: Sequence[bytes], **options: Any) -> None:
     # An await on a client of a Kafka that is away may never end: `run_bounded` ends it.
-    producer = AIOKafkaProducer(acks="all", enable_idempotence=True, **options)
+    producer = build_producer(acks="all", enable_idempotence=True, **options)
     try:
         await producer.start()
         for value in values:
@@ -58,7 +58,7 @@ def test_each_test_has_topics_of_its_own_and_none_is_made_by_being_named(kafka: 
     unknown = kafka.unique_name()
 
     async def ask() -> None:
-        producer = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap, request_timeout_ms=1_000)
+        producer = build_producer(bootstrap_servers=kafka.bootstrap, request_timeout_ms=1_000)
         try:
             await producer.start()
             await producer.send_and_wait(unknown, b"lost")
@@ -121,7 +121,7 @@ def test_group_is_joined_at_once_and_goes_on_where_it_committed(kafka: KafkaNode
     send(topic, [b"1", b"2", b"3"], bootstrap_servers=kafka.bootstrap)
 
     async def take(n: int) -> list[bytes | None]:
-        consumer = AIOKafkaConsumer(
+        consumer = build_consumer(
             topic, bootstrap_servers=kafka.bootstrap, group_id=group, enable_auto_commit=False,
             auto_offset_reset="earliest", max_poll_records=1,
         )  # fmt: skip
@@ -141,7 +141,7 @@ def test_aborted_transaction_is_only_seen_by_who_asks_for_it(kafka: KafkaNode) -
     topic = kafka.new_topic()
 
     async def write() -> None:
-        producer = AIOKafkaProducer(
+        producer = build_producer(
             bootstrap_servers=kafka.bootstrap, transactional_id=kafka.unique_name("writer")
         )
         try:

@@ -13,10 +13,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError, for_code
 
+from pynomaly_tasks.kafka_client.clients import build_admin, build_consumer
 from support.waiting import wait_until
 
 T = TypeVar("T")
@@ -140,7 +141,7 @@ class KafkaTopics:
 @asynccontextmanager
 async def admin_client(bootstrap: str, **options: Any) -> Any:
     """An admin client, started and closed."""
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, **options)
+    admin = build_admin(bootstrap_servers=bootstrap, **options)
     try:
         await admin.start()
         yield admin
@@ -163,7 +164,7 @@ async def _delete(admin: AIOKafkaAdminClient, name: str) -> None:
 
 
 async def _read(bootstrap: str, partitions: list[TopicPartition], isolation_level: str) -> list[KafkaRecord]:
-    consumer = AIOKafkaConsumer(
+    consumer = build_consumer(
         bootstrap_servers=bootstrap, isolation_level=isolation_level, enable_auto_commit=False,
         auto_offset_reset="none", fetch_max_wait_ms=100, request_timeout_ms=10_000,
     )  # fmt: skip
