@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "pynomaly_tasks"
 MODULES = sorted([*PACKAGE.rglob("*.py"), *(ROOT / "workers").rglob("*.py")])
 TESTS = sorted(path for path in (ROOT / "tests").rglob("*.py") if "support" not in path.parts)
+SUPPORT = sorted((ROOT / "tests" / "support").rglob("*.py"))
 MAX_LINES = 400
 
 #: They hand the environment on to a child process; they look nothing up in it.
@@ -71,6 +72,20 @@ def test_no_package_escapes_the_contracts() -> None:
     for contract in contracts[1:]:
         library = contract["forbidden_modules"][0]
         assert len(parts - set(contract["source_modules"])) == homes[library], contract["name"]
+
+
+def test_whoever_connects_to_kafka_leaves_nothing_open() -> None:
+    # aiokafka's own leave connections open where they are cancelled; `kafka_client.clients` ends them.
+    makers = {"AIOKafkaAdminClient", "AIOKafkaClient", "AIOKafkaConsumer", "AIOKafkaProducer", "create_conn"}
+    others = [path for path in [*MODULES, *TESTS, *SUPPORT] if "kafka_client" not in path.parts]
+    calls = [
+        f"{path.relative_to(ROOT)}:{node.lineno} {ast.unparse(node.func)}"
+        for path in others
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in makers
+    ]
+
+    assert calls == []
 
 
 def test_only_the_settings_read_the_environment() -> None:
