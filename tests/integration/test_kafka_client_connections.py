@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import ssl
 import warnings
 from collections.abc import Awaitable, Callable, Collection, Coroutine
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,6 +27,7 @@ from pynomaly_tasks.kafka_client.clients import build_admin, build_consumer
 from pynomaly_tasks.kafka_client.producing import ProducerClient
 from pynomaly_tasks.messaging import build_backend
 from support.kafka_listener import METADATA, VERSIONS, KafkaListener
+from support.transport_servers import make_certificates
 
 NODE = 1
 
@@ -173,5 +176,28 @@ def test_nothing_is_left_of_what_a_silent_kafka_was_asked(use: Any, held: int) -
         async with KafkaListener(held) as listener:
             with pytest.raises((EventLogUnavailable, BrokerUnavailable), match="answer"):
                 await use(listener.address)
+
+    assert left_open_by(scenario()) == []
+
+
+def test_nothing_is_left_of_the_question_why_a_broker_behind_tls_is_silent(tmp_path: Path) -> None:
+    files = make_certificates(tmp_path)
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    server.load_cert_chain(files.certificate, files.key)
+
+    async def ask(address: str) -> str | None:
+        connection = KafkaConnection(
+            bootstrap_servers=address, security_protocol="SSL", ssl_ca_file=files.authority
+        )
+        return str(await connection.explain(TimeoutError(), 0.5))
+
+    async def scenario() -> None:
+        async with KafkaListener(METADATA, tls=server) as listener:
+            # In a loop of its own, which ends while the broker still hangs.
+            asking = asyncio.create_task(asyncio.to_thread(asyncio.run, ask(listener.address)))
+            await listener.asked(METADATA)
+            listener.read_no_more()
+            assert "does not answer" in str(await asking)
+            gc.collect()
 
     assert left_open_by(scenario()) == []

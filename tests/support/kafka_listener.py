@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import struct
 from contextlib import suppress
 from types import TracebackType
@@ -19,15 +20,17 @@ class KafkaListener:
     ``held``: the kinds of questions that wait for an answer until `answer_all`.
     """
 
-    def __init__(self, *held: int) -> None:
+    def __init__(self, *held: int, tls: ssl.SSLContext | None = None) -> None:
         self.held = set(held)
+        self._tls = tls
         self._questions: asyncio.Queue[int] = asyncio.Queue()
         self._answering = asyncio.Condition()
         self._writers: set[asyncio.StreamWriter] = set()
+        self._deaf: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> KafkaListener:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=self._tls)
         self.port: int = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -69,10 +72,13 @@ class KafkaListener:
             reading = writer.transport
             assert isinstance(reading, asyncio.ReadTransport)
             reading.pause_reading()
+        self._deaf |= self._writers
 
     async def leave(self) -> None:
-        """Listen no more, and end every connection in order."""
+        """Listen no more, and end every connection in order; those that are not read from are cut."""
         self._server.close()
+        for writer in self._deaf:
+            writer.transport.abort()
         for writer in self._writers:
             writer.close()
         for writer in self._writers:
