@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import time
-from collections import Counter
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -21,73 +19,43 @@ from pynomaly_tasks.messaging import QueueManager, QueueOptions, Reason, build_b
 from support.kafka_topics import unique_name
 from support.messaging import one, payloads, until
 from support.mosquitto import Mosquitto
-from support.processes import Program, Programs
+from support.processes import Programs
+from support.queue_outages import (
+    ConsumedQueue,
+    comes,
+    is_empty,
+    is_held_by,
+    outlive_a_holder,
+    outlive_restarts,
+)
 from support.tcp_proxy import TcpProxy
 from support.transport_servers import make_certificates
 from support.waiting import wait_until
 
-CONSUMER = Path(__file__).parents[1] / "support" / "queue_consumer.py"
 LEASE_S = 1.0
-FROM_HERE = {"PYTHONPATH": str(CONSUMER.parents[2])}
 
 
-class Setup:
-    """A namespace of a broker, processes that consume from it, and what they did."""
-
-    def __init__(self, server: Mosquitto, programs: Programs, directory: Path) -> None:
-        self.url = server.url
-        self.namespace = unique_name("crash")
-        self.programs = programs
-        self.file = directory / "done"
-        self.file.touch()
-
-    def manager(self, **options: float) -> QueueManager:
-        return QueueManager(build_backend("mqtt", self.url, namespace=self.namespace, **options))
-
-    def consumer(self, mode: str) -> Program:
-        return self.programs.python(
-            CONSUMER, "mqtt", self.url, self.namespace, "q", self.file, mode, ready="^ready", env=FROM_HERE
-        )
-
-    def done(self) -> list[tuple[int, int]]:
-        """Number and attempt of each effect, in order."""
-        return [tuple(map(int, line.split(":"))) for line in self.file.read_text().splitlines()]  # type: ignore[misc]
-
-
-async def _is_empty(manager: QueueManager) -> bool:
-    return (await manager.statistics("q")).measure.depth == 0
+def _queue(server: Mosquitto, programs: Programs, directory: Path) -> ConsumedQueue:
+    return ConsumedQueue("mqtt", server.url, programs, directory)
 
 
 @pytest.mark.parametrize("host", ["the killed process", "another process"])
 async def test_what_a_killed_process_held_is_done_by_the_other_within_the_lease_on_mqtt(
     mosquitto: Mosquitto, programs: Programs, tmp_path: Path, host: str
 ) -> None:
-    setup = Setup(mosquitto, programs, tmp_path)
-    async with setup.manager() as manager:
-        await manager.create_queue("q", QueueOptions(lease_s=LEASE_S))
-        await manager.send_many("q", list(range(40)))
+    queue = _queue(mosquitto, programs, tmp_path)
+    async with AsyncExitStack() as stack:
+        await queue.fill(40, QueueOptions(lease_s=LEASE_S))
         if host == "another process":
-            await manager.statistics("q")  # whoever asks first hosts it
-        doomed = setup.consumer("hold")
+            other = await stack.enter_async_context(queue.manager())
+            await other.statistics("q")  # whoever asks first hosts it
+        n_held, took_s = await outlive_a_holder(queue, n_messages=40)
 
-        async def says(words: str) -> bool:
-            return words in doomed.output()
-
-        await until(lambda: says("holds 20"), "20 to be held")
-        doomed.kill()
-        killed_at = time.monotonic()
-        setup.consumer("work")
-
-        async def are_done() -> bool:
-            return len(setup.done()) == 40
-
-        await until(are_done, "all 40 to be done", timeout_s=20.0)
-        took_s = time.monotonic() - killed_at
-        await until(lambda: _is_empty(manager), "the queue to be empty")
-
-        # The other process takes a second to start.
-        assert took_s < LEASE_S + 5.0
-        assert sorted(setup.done()) == [(n, 2) for n in range(20)] + [(n, 1) for n in range(20, 40)]
+    # The other process takes a second to start.
+    assert (n_held, took_s < LEASE_S + 5.0) == (20, True)
+    assert sorted(queue.done()) == [(n, 2) for n in range(20)] + [(n, 1) for n in range(20, 40)]
+    async with queue.manager() as manager:
+        await until(lambda: is_empty(manager), "the queue to be empty")
         assert await manager.dead_letters.list_letters("q") == []
 
 
@@ -95,41 +63,21 @@ async def test_workers_resume_by_themselves_after_the_mqtt_broker_was_restarted_
     start_mosquitto: Callable[..., Mosquitto], programs: Programs, tmp_path: Path
 ) -> None:
     server = start_mosquitto()
-    setup = Setup(server, programs, tmp_path)
-    async with setup.manager() as manager:
-        await manager.create_queue("q", QueueOptions(lease_s=LEASE_S))
-        await manager.send_many("q", list(range(1_000)))
-    workers = [setup.consumer("work"), setup.consumer("worker:0.001")]
-    for n_done in (150, 500):
-        wait_until(lambda n=n_done: len(setup.done()) >= n, 60.0, f"{n_done} to be done")
-        server.restart()
-    wait_until(lambda: len({n for n, _ in setup.done()}) == 1_000, 60.0, "all 1,000 to be done")
-    async with setup.manager() as manager:
-        await until(lambda: _is_empty(manager), "the queue to be empty", timeout_s=20.0)
-        assert await manager.dead_letters.list_letters("q") == []
-    n_twice = sum(times > 1 for times in Counter(n for n, _ in setup.done()).values())
+    queue = _queue(server, programs, tmp_path)
+    await queue.fill(1_000, QueueOptions(lease_s=LEASE_S))
 
-    # What was held when the broker went, at most, in each of the two restarts.
-    assert n_twice <= 2 * (20 + 5 + 3)
-    assert all(worker.is_running() for worker in workers)
-    workers[1].signal_group(signal.SIGTERM)
-    wait_until(lambda: not workers[1].is_running(), 10.0, "the worker to end")
-    assert workers[1].returncode == 0
+    await outlive_restarts(queue, [server.restart] * 2, n_messages=1_000)
 
 
 async def test_host_that_stands_still_is_replaced(
     mosquitto: Mosquitto, programs: Programs, tmp_path: Path
 ) -> None:
-    setup = Setup(mosquitto, programs, tmp_path)
-    async with setup.manager() as manager:
+    queue = _queue(mosquitto, programs, tmp_path)
+    async with queue.manager() as manager:
         await manager.create_queue("q", QueueOptions(lease_s=LEASE_S))
         await manager.send_many("q", list(range(30)))
-        host = setup.consumer("hold")
-
-        async def holds() -> bool:
-            return "holds 20" in host.output()
-
-        await until(holds, "20 to be held")
+        host = queue.consumer("hold")
+        assert await is_held_by(host) == 20
         host.pause()
         try:
             found: list[int] = []
@@ -198,14 +146,7 @@ async def test_mqtt_broker_that_is_silent_is_an_error_within_the_timeout(
                 await call
             assert time.monotonic() - started < 4.0
         proxy.flow()
-
-        async def sees_it() -> bool:
-            try:
-                return 1 in await payloads(manager, "q", wait_s=0.5)
-            except BrokerUnavailable:
-                return False
-
-        await until(sees_it, "the message after the silence", timeout_s=20.0)
+        await until(lambda: comes(manager, 1), "the message after the silence", timeout_s=20.0)
     with pytest.raises(MessagingClosed):
         await manager.send("q", 3)
 
@@ -305,21 +246,19 @@ async def test_more_messages_than_a_host_has_in_memory_come_in_order(mosquitto: 
 async def test_nothing_is_lost_when_hosts_are_killed_again_and_again(
     mosquitto: Mosquitto, programs: Programs, tmp_path: Path
 ) -> None:
-    setup = Setup(mosquitto, programs, tmp_path)
-    async with setup.manager() as manager:
-        await manager.create_queue("q", QueueOptions(lease_s=LEASE_S, retry=RetryPolicy(max_retries=20)))
-        await manager.send_many("q", list(range(600)))
-    workers = [setup.consumer("worker:0.01") for _ in range(3)]
+    queue = _queue(mosquitto, programs, tmp_path)
+    await queue.fill(600, QueueOptions(lease_s=LEASE_S, retry=RetryPolicy(max_retries=20)))
+    workers = [queue.consumer("worker:0.01") for _ in range(3)]
     for n_done in (60, 150, 250, 350):
-        wait_until(lambda n=n_done: len(setup.done()) >= n, 60.0, f"{n_done} to be done")
+        wait_until(lambda n=n_done: len(queue.done()) >= n, 60.0, f"{n_done} to be done")
         workers.pop(0).kill()
-        workers.append(setup.consumer("worker:0.01"))
-    wait_until(lambda: len({n for n, _ in setup.done()}) == 600, 60.0, "all 600 to be done")
-    async with setup.manager() as manager:
-        await until(lambda: _is_empty(manager), "the queue to be empty", timeout_s=20.0)
+        workers.append(queue.consumer("worker:0.01"))
+    wait_until(lambda: len(queue.times_done()) == 600, 60.0, "all 600 to be done")
+    async with queue.manager() as manager:
+        await until(lambda: is_empty(manager), "the queue to be empty", timeout_s=20.0)
         assert await manager.dead_letters.list_letters("q") == []
     # Of each that was killed, what its handlers had done and not acknowledged.
-    assert len(setup.done()) <= 600 + 4 * 3
+    assert len(queue.done()) <= 600 + 4 * 3
 
 
 @pytest.mark.parametrize(
