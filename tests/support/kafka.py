@@ -134,7 +134,10 @@ class KafkaNode(KafkaTopics):
 
     def choose_ports(self) -> None:
         """Take three free ports; done by `start`."""
-        self.port, self.sasl_port, self.controller_port = (find_free_port() for _ in range(3))
+        ports: set[int] = set()
+        while len(ports) < 3:  # the same one may be drawn twice
+            ports.add(find_free_port())
+        self.port, self.sasl_port, self.controller_port = ports
 
     def format(self, voters: Mapping[int, int]) -> None:
         """Write its settings and, as Kafka's storage tool does, its data directory; done by `start`.
