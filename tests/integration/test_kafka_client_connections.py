@@ -72,33 +72,32 @@ def test_nothing_is_left_of_a_connection_that_a_broker_ended_which_nobody_counts
     assert left_open_by(scenario()) == []
 
 
-async def abandon_admin(address: str) -> tuple[Awaitable[Any], Callable[[], Awaitable[None]]]:
+def admin_client(address: str) -> tuple[Awaitable[Any], Callable[[], Awaitable[None]]]:
     admin = build_admin(bootstrap_servers=address)
     return admin.start(), lambda: admin._client.close()
 
 
-async def abandon_consumer(address: str) -> tuple[Awaitable[Any], Callable[[], Awaitable[None]]]:
+def consumer_client(address: str) -> tuple[Awaitable[Any], Callable[[], Awaitable[None]]]:
     consumer = build_consumer(bootstrap_servers=address)
     return consumer.start(), consumer.stop
 
 
-async def abandon_producer(address: str) -> tuple[Awaitable[Any], Callable[[], Awaitable[None]]]:
+def producer_client(address: str) -> tuple[Awaitable[Any], Callable[[], Awaitable[None]]]:
     producer = ProducerClient(bootstrap_servers=address)
     return producer.start(), producer.abandon
 
 
 @pytest.mark.parametrize("held", [METADATA, VERSIONS])
-@pytest.mark.parametrize("build", [abandon_admin, abandon_consumer, abandon_producer])
+@pytest.mark.parametrize("build", [admin_client, consumer_client, producer_client])
 def test_nothing_is_left_of_a_client_whose_start_was_cancelled(build: Any, held: int) -> None:
     async def scenario() -> None:
         async with KafkaListener(held) as listener:
-            start, close = await build(listener.address)
+            start, close = build(listener.address)
             starting = asyncio.ensure_future(start)
             await listener.asked(held)
             starting.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await starting
-            del starting, start
             await close()
 
     assert left_open_by(scenario()) == []
