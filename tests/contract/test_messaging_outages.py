@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import signal
 import time
-from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,110 +15,56 @@ from pynomaly_tasks.errors import BrokerUnavailable
 from pynomaly_tasks.messaging import Guarantee, Kind, Overflow, QueueManager, QueueOptions, Reason
 from pynomaly_tasks.messaging.backends.redis_streams.backend import RedisStreamsBackend
 from support.messaging import one, payloads, until
-from support.processes import Program, Programs
+from support.processes import ROOT, Programs
+from support.queue_outages import ConsumedQueue, is_empty, outlive_a_holder, outlive_restarts
 from support.tcp_proxy import TcpProxy
 from support.waiting import wait_until
 
-CONSUMER = Path(__file__).parents[1] / "support" / "messaging_consumer.py"
 LEASE_S = 1.0
-FROM_HERE = {"PYTHONPATH": str(CONSUMER.parents[2])}
 
 
 def _manager(server: RedisServer, **options: float) -> QueueManager:
     return QueueManager(RedisStreamsBackend(f"{server.url}/0", namespace="crash", **options))
 
 
-def _consumer(programs: Programs, server: RedisServer, mode: str) -> Program:
-    return programs.python(
-        CONSUMER, f"{server.url}/0", "crash", "q", "done", mode, ready="^ready", env=FROM_HERE
-    )
+def _queue(server: RedisServer, programs: Programs, directory: Path) -> ConsumedQueue:
+    return ConsumedQueue("redis_streams", f"{server.url}/0", programs, directory)
 
 
-def _done(server: RedisServer) -> list[tuple[int, int]]:
-    """Number and attempt of each effect, in order."""
+def _restart(server: RedisServer) -> None:
+    server.restart()
     with server.client() as client:
-        return [
-            (int(n), int(attempt))
-            for n, attempt in (each.split(b":") for each in client.lrange("done", 0, -1))
-        ]
-
-
-def _has_loaded(server: RedisServer) -> bool:
-    with server.client() as client:
-        return not client.info("persistence")["loading"]
+        wait_until(
+            lambda: not client.info("persistence")["loading"], 20.0, "the server to have loaded its data"
+        )
 
 
 async def test_what_a_killed_process_held_is_done_by_the_other_within_the_lease(
-    own_redis: RedisServer, programs: Programs
+    own_redis: RedisServer, programs: Programs, tmp_path: Path
 ) -> None:
-    async with _manager(own_redis) as manager:
-        await manager.create_queue("q", QueueOptions(lease_s=LEASE_S))
-        await manager.send_many("q", list(range(40)))
-        doomed = _consumer(programs, own_redis, "hold")
-        doomed.wait_for_output("holds 20")
-        doomed.kill()
-        killed_at = time.monotonic()
-        _consumer(programs, own_redis, "work")
-        wait_until(lambda: len(_done(own_redis)) == 40, 20.0, "all 40 to be done")
-        took_s = time.monotonic() - killed_at
-        measure = (await manager.statistics("q")).measure
+    queue = _queue(own_redis, programs, tmp_path)
+    await queue.fill(40, QueueOptions(lease_s=LEASE_S))
+    n_held, took_s = await outlive_a_holder(queue, n_messages=40)
 
-        # The other process takes a second to start.
-        assert took_s < LEASE_S + 5.0
-        assert sorted(_done(own_redis)) == [(n, 2) for n in range(20)] + [(n, 1) for n in range(20, 40)]
-        assert (measure.acknowledged, measure.delivered, measure.depth) == (40, 60, 0)
+    # The other process takes a second to start.
+    assert (n_held, took_s < LEASE_S + 5.0) == (20, True)
+    assert sorted(queue.done()) == [(n, 2) for n in range(20)] + [(n, 1) for n in range(20, 40)]
+    async with queue.manager() as manager:
+        await until(lambda: is_empty(manager), "the queue to be empty")
+        measure = (await manager.statistics("q")).measure
+        assert (measure.acknowledged, measure.delivered) == (40, 60)
 
 
 async def test_workers_resume_by_themselves_after_the_server_was_killed_twice(
-    own_redis: RedisServer, programs: Programs
+    own_redis: RedisServer, programs: Programs, tmp_path: Path
 ) -> None:
-    async with _manager(own_redis) as manager:
-        await manager.create_queue("q", QueueOptions(lease_s=LEASE_S))
-        await manager.send_many("q", list(range(1_000)))
-    workers = [_consumer(programs, own_redis, "work") for _ in range(2)]
-    for n_done in (150, 500):
-        wait_until(lambda n=n_done: len(_done(own_redis)) >= n, 30.0, f"{n_done} to be done")
-        own_redis.restart()
-        wait_until(lambda: _has_loaded(own_redis), 20.0, "the server to have loaded its data")
-    async with _manager(own_redis) as manager:
-        wait_until(lambda: len({n for n, _ in _done(own_redis)}) == 1_000, 40.0, "all 1,000 to be done")
+    queue = _queue(own_redis, programs, tmp_path)
+    await queue.fill(1_000, QueueOptions(lease_s=LEASE_S))
 
-        async def is_empty() -> bool:
-            return (await manager.statistics("q")).measure.depth == 0
+    await outlive_restarts(queue, [partial(_restart, own_redis)] * 2, n_messages=1_000)
 
-        await until(is_empty, "the queue to be empty", timeout_s=20.0)
-        assert await manager.dead_letters.list_letters("q") == []
-    n_twice = sum(times > 1 for times in Counter(n for n, _ in _done(own_redis)).values())
-    # What was held when the server went, at most, in each of the two restarts.
-    assert n_twice <= 2 * 2 * 20
-    assert all(worker.is_running() for worker in workers)
-
-
-async def test_worker_resumes_by_itself_after_the_server_was_killed(
-    own_redis: RedisServer, programs: Programs
-) -> None:
-    async with _manager(own_redis) as manager:
-        await manager.create_queue("q", QueueOptions(lease_s=LEASE_S))
-        await manager.send_many("q", list(range(1_000)))
-    worker = _consumer(programs, own_redis, "worker:0.001")
-    for n_done in (200, 600):
-        wait_until(lambda n=n_done: len(_done(own_redis)) >= n, 60.0, f"{n_done} to be done")
-        own_redis.restart()
-        wait_until(lambda: _has_loaded(own_redis), 20.0, "the server to have loaded its data")
-    async with _manager(own_redis) as manager:
-
-        async def is_empty() -> bool:
-            return (await manager.statistics("q")).measure.depth == 0
-
-        await until(is_empty, "the queue to be empty", timeout_s=60.0)
-        worker.signal_group(signal.SIGTERM)
-        wait_until(lambda: not worker.is_running(), 10.0, "the worker to end")
-        measure = (await manager.statistics("q")).measure
-
-        assert {n for n, _ in _done(own_redis)} == set(range(1_000))
-        assert worker.returncode == 0
-        assert (measure.depth, measure.acknowledged) == (0, 1_000)
-        assert await manager.dead_letters.list_letters("q") == []
+    async with queue.manager() as manager:
+        assert (await manager.statistics("q")).measure.acknowledged == 1_000
 
 
 async def test_closed_port_is_an_error_within_the_connect_timeout() -> None:
@@ -215,9 +160,7 @@ async def test_consumers_that_died_long_ago_are_forgotten_and_holders_are_not(ow
         assert consumers() == 2
         with own_redis.client() as client:
             # There is no hour to wait for: the idle one's last sign of life is set back instead.
-            source = (
-                CONSUMER.parents[2] / "pynomaly_tasks/messaging/backends/redis_streams/scripts"
-            ).joinpath
+            source = (ROOT / "pynomaly_tasks/messaging/backends/redis_streams/scripts").joinpath
             script = source("channel.lua").read_text() + source("tidy.lua").read_text().replace(
                 "3600000", "-1"
             )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import threading
 import time
 from pathlib import Path
@@ -26,13 +25,11 @@ from pynomaly_tasks.messaging import (
     WhenOpen,
     Worker,
 )
-from pynomaly_tasks.messaging.backends.redis_streams.backend import RedisStreamsBackend
 from support.messaging import BrokerUnderTest, in_order, known, until
 from support.processes import Programs
-from support.waiting import wait_until
+from support.queue_outages import ConsumedQueue, stop_gracefully
 
 AT_ONCE = RetryPolicy(max_retries=2, backoff_s=0.0)
-CONSUMER = Path(__file__).parents[1] / "support" / "messaging_consumer.py"
 
 
 class Running:
@@ -269,30 +266,19 @@ async def test_stopped_worker_finishes_what_runs_and_gives_the_rest_back(broker:
         assert in_order(broker, [each.message.payload for each in given_back]) == list(range(2, 10))
 
 
-def test_sigterm_stops_a_worker_process_gracefully(own_redis: RedisServer, programs: Programs) -> None:
-    async def fill() -> None:
-        async with QueueManager(RedisStreamsBackend(f"{own_redis.url}/0", namespace="t")) as manager:
-            await manager.create_queue("q")
-            await manager.send_many("q", list(range(20)))
+async def test_sigterm_stops_a_worker_process_gracefully(
+    own_redis: RedisServer, programs: Programs, tmp_path: Path
+) -> None:
+    queue = ConsumedQueue("redis_streams", f"{own_redis.url}/0", programs, tmp_path)
+    await queue.fill(20, QueueOptions())
+    worker = queue.consumer("worker:0.5", ready="^started 2")
+    stop_gracefully(worker)
+    async with queue.manager() as manager:
+        measure = (await manager.statistics("q")).measure
 
-    async def left() -> tuple[int, int]:
-        async with QueueManager(RedisStreamsBackend(f"{own_redis.url}/0", namespace="t")) as manager:
-            measure = (await manager.statistics("q")).measure
-            return measure.depth, measure.in_flight
-
-    asyncio.run(fill())
-    worker = programs.python(
-        CONSUMER, f"{own_redis.url}/0", "t", "q", "done", "worker",
-        ready="^started 2", env={"PYTHONPATH": str(CONSUMER.parents[2])},
-    )  # fmt: skip
-    worker.signal_group(signal.SIGTERM)
-    wait_until(lambda: not worker.is_running(), 10.0, "the worker to end")
-    with own_redis.client() as client:
-        n_done = client.llen("done")
-
-    assert worker.returncode == 0
+    n_done = len(queue.done())
     assert n_done >= 3
-    assert asyncio.run(left()) == (20 - n_done, 0)
+    assert (measure.depth, measure.in_flight) == (20 - n_done, 0)
 
 
 async def test_circuit_opens_after_failures_in_a_row_and_one_success_closes_it(

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import aio_pika
@@ -18,38 +17,17 @@ from pynomaly_tasks.errors import BrokerUnavailable, LeaseLost, MessagingClosed
 from pynomaly_tasks.messaging import Kind, QueueManager, QueueOptions, Reason, build_backend
 from support.kafka_topics import unique_name
 from support.messaging import one, payloads, until
-from support.processes import Program, Programs
+from support.processes import Programs
+from support.queue_outages import (
+    ConsumedQueue,
+    comes,
+    is_empty,
+    is_held_by,
+    outlive_a_holder,
+    outlive_restarts,
+)
 from support.rabbitmq import RabbitServer
 from support.tcp_proxy import TcpProxy
-from support.waiting import wait_until
-
-CONSUMER = Path(__file__).parents[1] / "support" / "queue_consumer.py"
-LEASE_S = 1.0
-FROM_HERE = {"PYTHONPATH": str(CONSUMER.parents[2])}
-
-
-class Setup:
-    """A namespace of a RabbitMQ, processes that consume from it, and what they did."""
-
-    def __init__(self, server: RabbitServer, programs: Programs, directory: Path) -> None:
-        self.url = server.url
-        self.namespace = unique_name("crash")
-        self.programs = programs
-        self.file = directory / "done"
-        self.file.touch()
-
-    def manager(self, **options: float) -> QueueManager:
-        return QueueManager(build_backend("rabbitmq", self.url, namespace=self.namespace, **options))
-
-    def consumer(self, mode: str, *, query: str = "") -> Program:
-        url = self.url + query
-        return self.programs.python(
-            CONSUMER, "rabbitmq", url, self.namespace, "q", self.file, mode, ready="^ready", env=FROM_HERE
-        )
-
-    def done(self) -> list[tuple[int, int]]:
-        """Number and attempt of each effect, in order."""
-        return [tuple(map(int, line.split(":"))) for line in self.file.read_text().splitlines()]  # type: ignore[misc]
 
 
 def _manager(url: str, **options: float) -> QueueManager:
@@ -60,43 +38,36 @@ def _proxied(server: RabbitServer, proxy: TcpProxy) -> str:
     return server.url.replace(str(server.port), str(proxy.port))
 
 
-async def _is_empty(manager: QueueManager) -> bool:
-    return (await manager.statistics("q")).measure.depth == 0
+def _queue(server: RabbitServer, programs: Programs, directory: Path) -> ConsumedQueue:
+    return ConsumedQueue("rabbitmq", server.url, programs, directory)
 
 
 async def test_what_a_killed_process_held_is_done_by_the_other_at_once_on_rabbitmq(
     rabbitmq: RabbitServer, programs: Programs, tmp_path: Path
 ) -> None:
-    setup = Setup(rabbitmq, programs, tmp_path)
-    async with setup.manager() as manager:
-        await manager.create_queue("q", QueueOptions(lease_s=60.0))
-        await manager.send_many("q", list(range(40)))
-        doomed = setup.consumer("hold")
-        doomed.wait_for_output("holds 20")
-        assert (await manager.statistics("q")).measure.in_flight == 20
-        doomed.kill()
-        killed_at = time.monotonic()
-        setup.consumer("work")
-        wait_until(lambda: len(setup.done()) == 40, 30.0, "all 40 to be done")
-        took_s = time.monotonic() - killed_at
-        await until(lambda: _is_empty(manager), "the queue to be empty")
+    queue = _queue(rabbitmq, programs, tmp_path)
+    await queue.fill(40, QueueOptions(lease_s=60.0))
+    n_held, took_s = await outlive_a_holder(queue, n_messages=40)
 
-        # Far below the lease: the broken connection tells. The other process takes a second to start.
-        assert took_s < 20.0
-        assert sorted(setup.done()) == [(n, 2) for n in range(20)] + [(n, 1) for n in range(20, 40)]
+    # Far below the lease: the broken connection tells. The other process takes a second to start.
+    assert (n_held, took_s < 20.0) == (20, True)
+    assert sorted(queue.done()) == [(n, 2) for n in range(20)] + [(n, 1) for n in range(20, 40)]
+    async with queue.manager() as manager:
+        await until(lambda: is_empty(manager), "the queue to be empty")
         assert await manager.dead_letters.list_letters("q") == []
 
 
 async def test_message_that_kills_every_consumer_is_a_dead_letter_on_rabbitmq(
     rabbitmq: RabbitServer, programs: Programs, tmp_path: Path
 ) -> None:
-    setup = Setup(rabbitmq, programs, tmp_path)
-    async with setup.manager() as manager:
+    queue = _queue(rabbitmq, programs, tmp_path)
+    async with queue.manager() as manager:
         await manager.create_queue("q", QueueOptions(lease_s=60.0))
         await manager.send("q", "deadly")
         for _ in range(4):
-            doomed = setup.consumer("hold")
-            doomed.wait_for_output("holds 1")
+            doomed = queue.consumer("hold")
+            assert await is_held_by(doomed) == 1
+            assert (await manager.statistics("q")).measure.in_flight == 1
             doomed.kill()
 
         assert await manager.receive("q", wait_s=5.0) == []
@@ -110,12 +81,12 @@ async def test_message_that_kills_every_consumer_is_a_dead_letter_on_rabbitmq(
 async def test_paused_process_loses_what_it_held_when_heartbeats_are_missed(
     rabbitmq: RabbitServer, programs: Programs, tmp_path: Path
 ) -> None:
-    setup = Setup(rabbitmq, programs, tmp_path)
-    async with setup.manager() as manager:
+    queue = _queue(rabbitmq, programs, tmp_path)
+    async with queue.manager() as manager:
         await manager.create_queue("q", QueueOptions(lease_s=60.0))
         await manager.send_many("q", [1, 2])
-        paused = setup.consumer("hold", query="?heartbeat=1")
-        paused.wait_for_output("holds 2")
+        paused = queue.consumer("hold", query="?heartbeat=1")
+        assert await is_held_by(paused) == 2
         paused.pause()
         try:
             await manager.send("q", 3)
@@ -130,39 +101,14 @@ async def test_paused_process_loses_what_it_held_when_heartbeats_are_missed(
             paused.resume()
 
 
-async def _restart_under_load(
-    server: RabbitServer, setup: Setup, *, n_messages: int, restarts: list[bool]
-) -> None:
-    """``restarts``: for each, whether the server is stopped gently, or killed."""
-    async with setup.manager() as manager:
-        await manager.create_queue("q", QueueOptions(lease_s=30.0))
-        await manager.send_many("q", list(range(n_messages)))
-    server.wait_until_streams_last()
-    workers = [setup.consumer("work"), setup.consumer("worker:0.001")]
-    for n, gently in enumerate(restarts, 1):
-        n_done = n * n_messages // (len(restarts) + 2)
-        wait_until(lambda n=n_done: len(setup.done()) >= n, 60.0, f"{n_done} to be done")
-        server.restart(gently=gently)
-    wait_until(lambda: len({n for n, _ in setup.done()}) == n_messages, 60.0, f"all {n_messages} to be done")
-    async with setup.manager() as manager:
-        await until(lambda: _is_empty(manager), "the queue to be empty", timeout_s=20.0)
-        assert await manager.dead_letters.list_letters("q") == []
-    n_twice = sum(times > 1 for times in Counter(n for n, _ in setup.done()).values())
-
-    # What was held when the server went, at most, in each of the restarts.
-    assert n_twice <= len(restarts) * (20 + 5 + 3)
-    assert all(worker.is_running() for worker in workers)
-    workers[1].signal_group(signal.SIGTERM)
-    wait_until(lambda: not workers[1].is_running(), 10.0, "the worker to end")
-    assert workers[1].returncode == 0
-
-
 async def test_workers_resume_by_themselves_after_rabbitmq_was_killed(
     own_rabbitmq: RabbitServer, programs: Programs, tmp_path: Path
 ) -> None:
-    setup = Setup(own_rabbitmq, programs, tmp_path)
+    queue = _queue(own_rabbitmq, programs, tmp_path)
+    await queue.fill(1_000, QueueOptions(lease_s=30.0))
+    own_rabbitmq.wait_until_streams_last()
 
-    await _restart_under_load(own_rabbitmq, setup, n_messages=1_000, restarts=[False])
+    await outlive_restarts(queue, [own_rabbitmq.restart], n_messages=1_000)
 
 
 @pytest.mark.slow
@@ -170,9 +116,12 @@ async def test_workers_resume_by_themselves_after_rabbitmq_was_killed(
 async def test_workers_resume_by_themselves_after_each_of_many_restarts_of_rabbitmq(
     own_rabbitmq: RabbitServer, programs: Programs, tmp_path: Path
 ) -> None:
-    setup = Setup(own_rabbitmq, programs, tmp_path)
+    queue = _queue(own_rabbitmq, programs, tmp_path)
+    restarts = [partial(own_rabbitmq.restart, gently=gently) for gently in (True, False) * 3]
+    await queue.fill(5_000, QueueOptions(lease_s=30.0))
+    own_rabbitmq.wait_until_streams_last()
 
-    await _restart_under_load(own_rabbitmq, setup, n_messages=5_000, restarts=[True, False] * 3)
+    await outlive_restarts(queue, restarts, n_messages=5_000)
 
 
 async def test_closed_port_of_rabbitmq_is_an_error_within_the_connect_timeout() -> None:
@@ -208,14 +157,7 @@ async def test_silent_rabbitmq_is_an_error_within_the_timeout_and_is_used_again(
                 await call
         took_s = time.monotonic() - started
         proxy.flow()
-
-        async def sees_it() -> bool:
-            try:
-                return 1 in await payloads(manager, "q", wait_s=0.5)
-            except BrokerUnavailable:
-                return False
-
-        await until(sees_it, "the message after the silence", timeout_s=20.0)
+        await until(lambda: comes(manager, 1), "the message after the silence", timeout_s=20.0)
         assert took_s < 3 * 3.5
     with pytest.raises(MessagingClosed):
         await manager.send("q", 3)
@@ -246,7 +188,7 @@ async def test_held_messages_of_a_broken_connection_come_again_and_the_old_holde
         again = await one(manager, "q")
         assert (again.message.id, again.attempt) == (lost.message.id, 2)
         await again.ack()
-        assert await _is_empty(manager)
+        assert await is_empty(manager)
 
 
 async def test_confirmed_sends_are_there_whenever_the_connection_breaks(

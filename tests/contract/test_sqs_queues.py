@@ -27,12 +27,11 @@ from pynomaly_tasks.messaging.backends.sqs.lanes import queue_name, queue_prefix
 from pynomaly_tasks.messaging.plain_broker import LaneGone
 from support.kafka_topics import unique_name
 from support.messaging import one, payloads, until
-from support.processes import Program, Programs
+from support.processes import Programs
+from support.queue_outages import ConsumedQueue, is_empty, outlive_a_holder
 from support.sqs import SqsServer
 from support.tcp_proxy import TcpProxy
 
-CONSUMER = Path(__file__).parents[1] / "support" / "queue_consumer.py"
-FROM_HERE = {"PYTHONPATH": str(CONSUMER.parents[2])}
 AT_ONCE = RetryPolicy(max_retries=3, backoff_s=0.0)
 
 
@@ -44,10 +43,6 @@ async def _connection(server: SqsServer) -> SqsConnection:
     connection = SqsConnection(SqsAddress.read(server.url), connect_timeout_s=2.0, timeout_s=10.0)
     await connection.open()
     return connection
-
-
-async def _is_empty(manager: QueueManager) -> bool:
-    return (await manager.statistics("q")).measure.depth == 0
 
 
 async def test_fifo_queue_hands_out_in_strict_order_to_one_consumer_at_a_time(sqs_server: SqsServer) -> None:
@@ -94,41 +89,16 @@ async def test_fifo_queues_have_delay_priorities_and_dead_letters_too(sqs_server
 async def test_what_a_killed_process_held_is_done_by_the_other_within_the_lease_on_sqs(
     sqs_server: SqsServer, programs: Programs, tmp_path: Path
 ) -> None:
-    namespace, file = unique_name("crash"), tmp_path / "done"
-    file.touch()
+    queue = ConsumedQueue("sqs", sqs_server.url, programs, tmp_path)
+    await queue.fill(40, QueueOptions(lease_s=2.0))
+    n_held, took_s = await outlive_a_holder(queue, n_messages=40)
 
-    def consumer(mode: str) -> Program:
-        return programs.python(
-            CONSUMER, "sqs", sqs_server.url, namespace, "q", file, mode, ready="^ready", env=FROM_HERE
-        )
-
-    def done() -> list[tuple[int, ...]]:
-        return sorted(tuple(map(int, line.split(":"))) for line in file.read_text().splitlines())
-
-    async with _manager(sqs_server.url, namespace) as manager:
-        await manager.create_queue("q", QueueOptions(lease_s=2.0))
-        await manager.send_many("q", list(range(40)))
-        doomed = consumer("hold")
-        await until(lambda: _says(doomed, "holds 20"), "20 to be held")
-        doomed.kill()
-        killed_at = time.monotonic()
-        consumer("work")
-
-        async def are_done() -> bool:
-            return len(done()) == 40
-
-        await until(are_done, "all 40 to be done", timeout_s=30.0)
-        took_s = time.monotonic() - killed_at
-        await until(lambda: _is_empty(manager), "the queue to be empty")
-
-        # The other process takes a second or two to start.
-        assert took_s < 2.0 + 8.0
-        assert done() == [(n, 2) for n in range(20)] + [(n, 1) for n in range(20, 40)]
+    # The other process takes a second or two to start.
+    assert (n_held, took_s < 2.0 + 8.0) == (20, True)
+    assert sorted(queue.done()) == [(n, 2) for n in range(20)] + [(n, 1) for n in range(20, 40)]
+    async with queue.manager() as manager:
+        await until(lambda: is_empty(manager), "the queue to be empty")
         assert await manager.dead_letters.list_letters("q") == []
-
-
-async def _says(program: Program, words: str) -> bool:
-    return words in program.output()
 
 
 async def test_worker_resumes_by_itself_after_sqs_could_not_be_reached(
@@ -160,7 +130,7 @@ async def test_worker_resumes_by_itself_after_sqs_could_not_be_reached(
             with pytest.raises(BrokerUnavailable):
                 await cut_off.send("q", "never")
             proxy.flow()
-        await until(lambda: _is_empty(manager), "the queue to be empty", timeout_s=40.0)
+        await until(lambda: is_empty(manager), "the queue to be empty", timeout_s=40.0)
         worker.stop()
         await asyncio.wait_for(running, 10.0)
 
