@@ -14,6 +14,7 @@ from pynomaly_tasks.core.retry import RetryPolicy
 from pynomaly_tasks.errors import BrokerUnavailable, LeaseLost
 from pynomaly_tasks.messaging import QueueManager, QueueOptions
 from pynomaly_tasks.messaging.backends.mqtt.broker import MqttBroker
+from pynomaly_tasks.messaging.backends.mqtt.host import HostLost
 from pynomaly_tasks.messaging.backends.pubsub.broker import PubSubBroker
 from pynomaly_tasks.messaging.backends.sqs.broker import SqsBroker
 from pynomaly_tasks.messaging.delivery import Delivery
@@ -280,3 +281,34 @@ async def test_process_on_mqtt_asks_another_host_for_the_acknowledgements_of_one
         assert await _at_once(broker, [*held, held[7]]) == [[True]] * 100 + [[False]]
         assert sizes == [1, 100]
         assert (await host.count("lane")).held == 0
+
+
+async def test_acknowledgement_that_is_tried_again_on_mqtt_is_refused_for_what_was_lost_alone(
+    mosquitto: Mosquitto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    namespace = unique_name("test")
+    host = MqttBroker(mosquitto.url, namespace=namespace)
+    broker = MqttBroker(mosquitto.url, namespace=namespace)
+    async with _opened(host), _opened(broker):
+        await host.count("lane")  # whoever asks first hosts it
+        await host.append([Item(lane="lane", data=b"lost")])
+        lost = await broker.take(["lane"], max_items=1, lease_s=0.2, wait_s=5.0)
+        (again,) = await host.take(["lane"], max_items=1, lease_s=60.0, wait_s=5.0)
+        ours = await _hold(broker, 2)
+        ask = broker._board._ask
+        n_asked = 0
+
+        async def asked(lane: str, do: str, arguments: Sequence[Any]) -> Any:
+            nonlocal n_asked
+            n_asked += 1
+            answer = await ask(lane, do, arguments)
+            if n_asked == 1:
+                raise HostLost("the host ended when it had done it")
+            return answer
+
+        monkeypatch.setattr(broker._board, "_ask", asked)
+
+        assert await broker.acknowledge([ours[0], *lost, ours[1]]) == [True, False, True]
+        assert n_asked == 2
+        assert await host.acknowledge([again]) == [True]
+        assert (await host.count("lane")).waiting == 0

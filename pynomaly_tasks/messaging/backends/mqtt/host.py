@@ -140,12 +140,13 @@ class Host:
         return found, []
 
     async def settle(self, handed: Sequence[tuple[str, str]]) -> Answer:
-        """End them; which were ours. Answers when the broker has read it."""
+        """End them; which were ours, None for one that is not there. Answers when the broker has read it."""
         ours: dict[str, Slot] = {}
-        answers = []
+        answers: list[bool | None] = []
         for key, fence in handed:
             slot = self._desk.find_handed(key, fence)
-            answers.append(slot is not None and key not in ours)
+            is_there = slot is not None or self._desk.find(key) is not None
+            answers.append(slot is not None and key not in ours if is_there else None)
             if slot is not None:
                 ours[key] = slot
         await self._end(list(ours.values()))

@@ -103,8 +103,8 @@ class Switchboard:
                 was_tried = True  # taken in the middle of it
             else:
                 if do == "settle" and was_tried:
-                    # It was ours when it was first tried; that it is not there now means that it was done then.
-                    line = [True] * len(line)
+                    # What is not there was done when it was first tried; what is there is somebody else's now.
+                    line = [is_ours is not False for is_ours in line]
                 return line, blobs
         raise BrokerUnavailable(
             f"the processes that host {lane} changed {_TRIES} times during one call; try again"
@@ -139,8 +139,10 @@ class Switchboard:
         if starting is None:
             starting = self._starting[lane] = asyncio.ensure_future(self._start_hosting(lane))
             starting.add_done_callback(lambda done: self._started(lane, done))
-        # Whoever waits may be cancelled: it goes on for the others.
-        await asyncio.shield(starting)
+        # Whoever waits may be cancelled: it goes on for the others. Closing ends it, and then they hear so.
+        await asyncio.wait([starting])
+        if not starting.cancelled():
+            starting.result()
 
     def _started(self, lane: str, done: asyncio.Future[None]) -> None:
         del self._starting[lane]
