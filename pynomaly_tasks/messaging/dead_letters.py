@@ -58,15 +58,16 @@ def dead_entry(
     n_attempts: int,
     priority: int,
     raw: bytes,
+    dead_at: datetime | None = None,
 ) -> Entry:
-    """What is put among the dead letters of ``queue``."""
+    """What is put among the dead letters of ``queue``; ``dead_at``: None is now."""
     letter = {
         "reason": reason.value,
         "error": error.encode("utf-8", "replace").decode()[:2_000],
         "topic": topic,
         "n_attempts": n_attempts,
         "priority": priority,
-        "dead_at": datetime.now(UTC).isoformat(),
+        "dead_at": (dead_at or datetime.now(UTC)).isoformat(),
         "raw": base64.b64encode(raw).decode(),
     }
     return Entry(channel=dead_channel(queue), message_id=message_id, body=orjson.dumps(letter))

@@ -19,6 +19,7 @@ from typing import Protocol, runtime_checkable
 from pynomaly_tasks.errors import PynomalyError
 from pynomaly_tasks.messaging.backend import Catalog, Note
 from pynomaly_tasks.messaging.capabilities import Capabilities
+from pynomaly_tasks.messaging.dead_letters import Reason
 
 
 class LaneGone(PynomalyError):
@@ -70,11 +71,23 @@ class LaneCount:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Drop:
+    """That the broker by itself took an item out of its lane, and why."""
+
+    reason: Reason
+    why: str  #: for people
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Lying:
     """An item looked at without taking it."""
 
     key: str  #: the broker's name for it, good for `browse` and `remove`
     data: bytes
+    drop: Drop | None = (
+        None  #: it was put among the dead letters by the broker, as it was appended to its lane
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

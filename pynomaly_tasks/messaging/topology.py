@@ -14,6 +14,8 @@ from pynomaly_tasks.messaging.topics import TopicTrie
 
 #: Where messages that no subscriber matched are kept. No queue can have this name.
 UNROUTED = "!unrouted"
+#: What a queue's name is followed by where its dead letters lie.
+_DEAD = "!dead"
 
 
 def queue_record(queue: str) -> str:
@@ -33,7 +35,17 @@ def binding_record(queue: str, pattern: str) -> str:
 
 def dead_channel(queue: str) -> str:
     """Where a queue's dead letters lie."""
-    return queue if queue == UNROUTED else f"{queue}!dead"
+    return queue if queue == UNROUTED else f"{queue}{_DEAD}"
+
+
+def is_for_dead_letters(channel: str) -> bool:
+    """Whether it is a `dead_channel`."""
+    return channel == UNROUTED or channel.endswith(_DEAD)
+
+
+def queue_of_dead(channel: str) -> str:
+    """The queue whose `dead_channel` it is; empty for the messages that no subscriber matched."""
+    return "" if channel == UNROUTED else channel.removesuffix(_DEAD)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
 import tempfile
 import uuid
 from pathlib import Path
@@ -27,7 +28,11 @@ _STOP_TIMEOUT_S = 20.0
 _PORT_TRIES = 5
 
 #: Debian's wrapper in /usr/sbin changes to the user `rabbitmq` and its directories; the script behind it does not.
-_SCRIPTS = (Path("/usr/lib/rabbitmq/bin/rabbitmq-server"), Path("/usr/sbin/rabbitmq-server"))
+_SCRIPTS = tuple(
+    Path(place, name)
+    for name in ("rabbitmq-server", "rabbitmqctl")
+    for place in ("/usr/lib/rabbitmq/bin", "/usr/sbin")
+)
 
 #: Small, and quiet: no second listener, no disk alarm on a machine whose disk is nearly full.
 _SETTINGS = """
@@ -132,6 +137,16 @@ class RabbitServer:
             _START_TIMEOUT_S,
             "the node to write down that it has streams",
         )
+
+    def control(self, *arguments: str) -> str:
+        """What `rabbitmqctl` says to it; fails the test where it refuses."""
+        done = subprocess.run(
+            [_program("rabbitmqctl"), "--node", self._name, *arguments],
+            env=self._environment(), capture_output=True, text=True, timeout=_START_TIMEOUT_S,
+        )  # fmt: skip
+        if done.returncode:
+            pytest.fail(f"rabbitmqctl {' '.join(arguments)}:\n{done.stdout}{done.stderr}")
+        return done.stdout
 
     def pause(self) -> None:
         """SIGSTOP: alive, holding its connections, doing nothing."""

@@ -18,6 +18,7 @@ from pynomaly_tasks.messaging.backend import (
     Settlement,
     Stored,
 )
+from pynomaly_tasks.messaging.dead_letters import dead_entry
 from pynomaly_tasks.messaging.emulation.appending import Appender
 from pynomaly_tasks.messaging.emulation.catalog import FRESH_S, CatalogCache
 from pynomaly_tasks.messaging.emulation.counting import Tally
@@ -28,6 +29,7 @@ from pynomaly_tasks.messaging.emulation.in_hand import Hands, InHand
 from pynomaly_tasks.messaging.emulation.lanes import LaneBook, lanes_of, split_lane
 from pynomaly_tasks.messaging.emulation.windows import Windows
 from pynomaly_tasks.messaging.plain_broker import KeepsSettled, Lying, PlainBroker, Taken, TakesLowest
+from pynomaly_tasks.messaging.topology import queue_of_dead
 from pynomaly_tasks.telemetry import get_logger
 
 log = get_logger(__name__)
@@ -318,13 +320,13 @@ class EmulatedBackend:
         found = await self._lanes.use(
             [channel], lambda: self._broker.browse(channel, after=after, limit=limit)
         )
-        return [_stored(each) for each in found]
+        return [_stored(channel, each) for each in found]
 
     async def find(self, channel: str, key: str) -> Stored | None:
         """Of the channel's first lane."""
         self._check_open()
         found = await self._lanes.use([channel], lambda: self._broker.find(channel, key))
-        return None if found is None else _stored(found)
+        return None if found is None else _stored(channel, found)
 
     async def remove(self, channel: str, key: str, *, then: Sequence[Entry] = ()) -> bool:
         """What follows is appended first: a crash between leaves a copy, never a loss."""
@@ -368,6 +370,11 @@ class EmulatedBackend:
 _A_MOMENT_S = 30.0
 
 
-def _stored(lying: Lying) -> Stored:
+def _stored(channel: str, lying: Lying) -> Stored:
     head, body = read_head(lying.data)
+    if (drop := lying.drop) is not None:
+        body = dead_entry(
+            queue=queue_of_dead(channel), topic="", reason=drop.reason, error=drop.why, dead_at=drop.at,
+            message_id=head.message_id, n_attempts=head.n_deliveries, priority=head.priority, raw=body,
+        ).body  # fmt: skip
     return Stored(key=lying.key, message_id=head.message_id, body=body)

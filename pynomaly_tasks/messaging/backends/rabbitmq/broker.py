@@ -6,7 +6,7 @@
 | a put | returns when a majority of the servers has it on disk; no queue for it is an error, never silence |
 | a dead consumer's items | come again when its connection breaks: at once when its process dies, within 15 s when it is paused or cut off |
 | lease | a lease that ends in a live process is ended by that process, which gives the item back |
-| priority, delay, ttl, deduplication, max_size, dead_letters | emulated above the brokers |
+| priority, delay, ttl, deduplication, max_size, dead_letters | emulated above the brokers; what the server itself drops by a policy comes to the dead letters, too |
 | confirmations, the catalog | emulated: a stream queue that every process reads |
 | depth | emulated: the broker counts what waits, and the processes ask each other what they hold |
 | replay | absent: what is settled is deleted |
@@ -25,25 +25,28 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 from aio_pika.abc import AbstractChannel
-from aiormq.exceptions import ChannelLockedResource
+from aiormq.exceptions import ChannelLockedResource, ChannelPreconditionFailed
 
-from pynomaly_tasks.errors import BrokerUnavailable, InvalidSettings, MessagingClosed
+from pynomaly_tasks.errors import BrokerUnavailable, InvalidSettings, MessagingClosed, QueueExists
 from pynomaly_tasks.messaging.backend import Catalog, Note
 from pynomaly_tasks.messaging.backends.abilities import RABBITMQ
 from pynomaly_tasks.messaging.backends.rabbitmq.census import Census
 from pynomaly_tasks.messaging.backends.rabbitmq.desk import Desk, Hold
+from pynomaly_tasks.messaging.backends.rabbitmq.dropping import drops_go_to
 from pynomaly_tasks.messaging.backends.rabbitmq.link import Link, closed
 from pynomaly_tasks.messaging.backends.rabbitmq.log import StreamLog
 from pynomaly_tasks.messaging.backends.rabbitmq.looker import Locked, Looker
 from pynomaly_tasks.messaging.backends.rabbitmq.outbox import Outbox
 from pynomaly_tasks.messaging.backends.rabbitmq.records import SharedCatalog, SharedNotes
+from pynomaly_tasks.messaging.emulation.lanes import split_lane
 from pynomaly_tasks.messaging.plain_broker import Item, LaneCount, Lying, Taken, Traits
+from pynomaly_tasks.messaging.topology import dead_channel, dead_record, is_for_dead_letters
 
 T = TypeVar("T")
 
@@ -154,10 +157,28 @@ class RabbitBroker:
         return await self._catalog.forget(name)
 
     async def make_lane(self, lane: str) -> None:
-        """A quorum queue."""
-        await self._ask(
-            lambda channel: channel.declare_queue(self._name_of(lane), durable=True, arguments={**_LANE})
-        )
+        """A quorum queue; see `dropping` for what the server itself takes out of it."""
+        arguments = _LANE
+        channel, _ = split_lane(lane)
+        if not is_for_dead_letters(channel) and dead_record(channel) in (await self.read_catalog()).records:
+            dead = dead_channel(channel)
+            await self._declare_queue(dead, _LANE)  # first: it is looked for when something is dropped
+            arguments = _LANE | drops_go_to(self._name_of(dead))
+        await self._declare_queue(lane, arguments)
+
+    async def _declare_queue(self, lane: str, arguments: Mapping[str, str | int]) -> None:
+        name = self._name_of(lane)
+
+        async def declare(channel: AbstractChannel) -> None:
+            try:
+                await channel.declare_queue(name, durable=True, arguments={**arguments})
+            except ChannelPreconditionFailed as error:
+                raise QueueExists(
+                    f"RabbitMQ has a queue {name} that was made otherwise, by another program or an older version "
+                    f"({error}): have its messages taken, then remove it by `rabbitmqctl delete_queue {name}`"
+                ) from error
+
+        await self._ask(declare)
 
     async def erase_lane(self, lane: str) -> None:
         """Delete the queue."""

@@ -26,8 +26,10 @@ from pamqp.commands import Basic
 
 from pynomaly_tasks.errors import BrokerUnavailable, MessagingClosed
 from pynomaly_tasks.messaging.backends.coalescing import Coalescer
+from pynomaly_tasks.messaging.backends.rabbitmq.dropping import find_drop, name_of
 from pynomaly_tasks.messaging.backends.rabbitmq.link import Link
-from pynomaly_tasks.messaging.plain_broker import LaneGone, Taken
+from pynomaly_tasks.messaging.plain_broker import Drop, LaneGone, Taken
+from pynomaly_tasks.messaging.topology import is_for_dead_letters
 
 #: How often a lane is looked at that no consumer can be set on without taking too much.
 _POLL_S = 0.05
@@ -46,9 +48,10 @@ class Hold:
 
     desk: Desk
     lane: str
-    name: str  #: of the item, from who published it
+    name: str  #: of the item
     tag: int  #: of the delivery, on the desk's channel
     lease_until: float  #: by the monotonic clock
+    drop: Drop | None = None
     timer: asyncio.TimerHandle | None = None
 
     @property
@@ -247,8 +250,8 @@ class Desk:
 
     def _hold(self, lane: str, message: DeliveredMessage, lease_s: float) -> Taken:
         tag = message.delivery_tag or 0
-        name = message.header.properties.message_id or ""
-        hold = Hold(self, lane, name, tag, time.monotonic() + lease_s)
+        drop = find_drop(message) if is_for_dead_letters(lane) else None
+        hold = Hold(self, lane, name_of(message, drop), tag, time.monotonic() + lease_s, drop)
         self.held[tag] = hold
         self._watch(hold)
         return Taken(lane=lane, token=hold, data=message.body, n_earlier=_n_earlier(message))

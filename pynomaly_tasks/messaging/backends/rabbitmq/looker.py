@@ -107,7 +107,7 @@ class Looker:
         while batch := await desk.take(
             [lane], max_items=n, lease_s=self._timeout_s, wait_s=0.0, hurry=self._never
         ):
-            yield [(taken, Lying(key=_hold(taken).name, data=taken.data)) for taken in batch]
+            yield [(taken, _lying(taken)) for taken in batch]
             n = min(10 * n, _LOOK)
 
     @asynccontextmanager
@@ -132,6 +132,11 @@ class Looker:
             yield
         finally:
             await self._ask(lambda channel: channel.queue_delete(name))
+
+
+def _lying(taken: Taken) -> Lying:
+    hold = _hold(taken)
+    return Lying(key=hold.name, data=taken.data, drop=hold.drop)
 
 
 def _hold(taken: Taken) -> Hold:

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 from aio_pika import DeliveryMode, Message
 from aio_pika.abc import AbstractChannel
-from aio_pika.exceptions import PublishError
+from aio_pika.exceptions import DeliveryError, PublishError
 
+from pynomaly_tasks.errors import BrokerUnavailable
 from pynomaly_tasks.messaging.backends.rabbitmq.link import Link
 from pynomaly_tasks.messaging.plain_broker import LaneGone
 
@@ -56,6 +57,11 @@ class Outbox:
             for error in sorted(errors, key=lambda error: isinstance(error, PublishError)):
                 if isinstance(error, PublishError):
                     raise LaneGone(str(error)) from error
+                if isinstance(error, DeliveryError):
+                    raise BrokerUnavailable(
+                        "RabbitMQ refused a message: its queue is as long as a policy lets it be (max-length), or too "
+                        "few of its servers are there"
+                    ) from error
                 raise error
 
     def _new_name(self) -> str:
