@@ -86,13 +86,13 @@ class QueueManager:
         self.dead_letters = DeadLetters(self._session)
 
     async def __aenter__(self) -> Self:
-        await self.backend.open()
+        await self._session.open()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self.backend.close()
+        await self._session.close()
 
     async def create_queue(self, name: str, options: QueueOptions | None = None) -> None:
         """Make it; that it is there already with the same options is fine.
@@ -214,8 +214,8 @@ class QueueManager:
         """Up to ``max_messages``, in order; waits ``wait_s`` for the first. Each is ours for ``lease_s``.
 
         What is expired, cannot be read, or was tried too often becomes a dead letter and is not among
-        them. Raises NotFound. What was taken at the moment that the call was cancelled comes again when
-        its lease ends.
+        them. Raises NotFound, and MessagingClosed at once when the manager is closed meanwhile. What was taken
+        at the moment that the call was cancelled comes again when its lease ends.
         """
         if not 1 <= max_messages <= _MAX_BATCH:
             raise InvalidQueue.of("max_messages", f"is {max_messages}; it must be 1 to {_MAX_BATCH:,}")
@@ -231,7 +231,8 @@ class QueueManager:
                 )  # fmt: skip
                 return options, held
 
-            options, held = await self._session.act(take)
+            async with self._session.waiting():
+                options, held = await self._session.act(take)
             deliveries = await self._sort_out(held, options)
             # Where all that was taken was dead, there may be live ones behind it.
             if deliveries or not held:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from typing import TypeVar
 
-from pynomaly_tasks.errors import BrokerUnavailable, InvalidInput, NotFound
+from pynomaly_tasks.errors import BrokerUnavailable, InvalidInput, MessagingClosed, NotFound, Unavailable
 from pynomaly_tasks.messaging.backend import Backend, CatalogStale, Entry
 from pynomaly_tasks.messaging.codec import Codec
 from pynomaly_tasks.messaging.message import Message
@@ -16,6 +18,8 @@ T = TypeVar("T")
 
 #: The catalog changes when queues and subscriptions do; this often within one call means a fault.
 _MAX_READS = 50
+#: That closing waits for those who waited, to let go of what they had begun.
+_LET_GO_S = 1.0
 
 
 class Session:
@@ -25,6 +29,45 @@ class Session:
         self.backend = backend
         self.codec = codec
         self._topology: Topology | None = None
+        self._is_open = False
+        self._waiting: set[asyncio.Timeout] = set()
+        self._nobody_waits = asyncio.Event()
+
+    async def open(self) -> None:
+        """Open the backend."""
+        await self.backend.open()
+        self._is_open = True
+
+    async def close(self) -> None:
+        """End the calls that wait, then the backend."""
+        self._is_open = False
+        for call in self._waiting:
+            call.reschedule(0.0)
+        if self._waiting:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LET_GO_S):
+                    await self._nobody_waits.wait()
+        await self.backend.close()
+
+    @asynccontextmanager
+    async def waiting(self) -> AsyncIterator[None]:
+        """Within the block the call may wait for long: closing ends it. Raises MessagingClosed then."""
+        try:
+            async with asyncio.timeout(None) as call:
+                self._waiting.add(call)
+                self._nobody_waits.clear()
+                try:
+                    yield
+                finally:
+                    self._waiting.discard(call)
+                    if not self._waiting:
+                        self._nobody_waits.set()
+        except (TimeoutError, Unavailable) as error:
+            if self._is_open:
+                raise
+            raise MessagingClosed(
+                f"the {self.backend.name} backend was closed while a call waited, or is not open"
+            ) from error
 
     async def topology(self, *, fresh: bool = False) -> Topology:
         """As last read; ``fresh`` reads it now."""

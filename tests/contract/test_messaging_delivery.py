@@ -551,13 +551,14 @@ async def test_nothing_is_done_with_a_closed_manager(broker: BrokerUnderTest) ->
 
 
 async def test_waiting_consumer_hears_that_its_manager_was_closed(broker: BrokerUnderTest) -> None:
-    async with broker.manager() as manager:
-        await manager.create_queue("q")
-        waiting = asyncio.create_task(manager.receive("q", wait_s=30.0))
-        await asyncio.sleep(0.05)
+    for begun_s in (0.0, 0.001, 0.003, 0.05):  # at each step of its way to the broker, and at the end of it
+        async with broker.manager() as manager:
+            await manager.create_queue("q")
+            waiting = asyncio.create_task(manager.receive("q", wait_s=30.0))
+            await asyncio.sleep(begun_s)
 
-    with pytest.raises(MessagingClosed):
-        await asyncio.wait_for(waiting, 5.0)
+        with pytest.raises(MessagingClosed):
+            await asyncio.wait_for(waiting, 5.0)
 
 
 async def test_cancelled_wait_takes_nothing_and_leaves_the_message_to_others(broker: BrokerUnderTest) -> None:

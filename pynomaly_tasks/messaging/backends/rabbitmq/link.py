@@ -95,6 +95,8 @@ class Link:
             raise BrokerUnavailable(f"RabbitMQ gave no answer: {error}") from error
         except (AMQPError, ChannelInvalidStateError, OSError, RuntimeError) as error:
             self._check_open()
+            if _QUEUE_ENDED in str(error):
+                raise LaneGone(str(error)) from error
             raise BrokerUnavailable(f"RabbitMQ gave no answer: {type(error).__name__}: {error}") from error
         except asyncio.CancelledError:
             # The client cancels what waits on a connection that broke, as if the caller had wished it.
@@ -122,6 +124,9 @@ class Link:
 
 
 _CLOSE_TIMEOUT_S = 1.0
+#: A quorum queue that is deleted just when it is asked: the server calls that an internal error, and closes the
+#: whole connection.
+_QUEUE_ENDED = "noproc"
 
 
 def closed() -> MessagingClosed:
