@@ -4,39 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import uuid
-from collections.abc import Iterator
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from pynomaly_tasks.messaging import capability_table
 from pynomaly_tasks.messaging.capabilities import Support
-from support.kafka_topics import unique_name
-from support.messaging import (
-    BrokerUnderTest,
-    KafkaUnderTest,
-    MemoryUnderTest,
-    MqttUnderTest,
-    PlainMemoryUnderTest,
-    PubSubUnderTest,
-    RabbitUnderTest,
-    RedisUnderTest,
-    SqsUnderTest,
-)
+from support.messaging import BrokerUnderTest, MemoryUnderTest, PlainMemoryUnderTest, ServerUnderTest
 from support.plain_memory import PlainMemoryBroker
 
+#: Of each backend the fixture of its server, and the URL of that.
+SERVERS: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "redis_streams": ("redis_server", lambda server: f"{server.url}/0"),
+    "rabbitmq": ("rabbitmq", lambda server: server.url),
+    "kafka": ("kafka", lambda node: f"kafka://{node.bootstrap}"),
+    "event_hubs": ("event_hubs", lambda node: node.connection_string),
+    "mqtt": ("mosquitto", lambda server: server.url),
+    "sqs": ("sqs_server", lambda server: server.url),
+    "pubsub": ("pubsub_emulator", lambda server: server.url),
+}
 #: The backends that the suite runs on; `plain_memory` is the emulation layer over the least broker there can be.
-BROKERS = [
-    "memory",
-    "plain_memory",
-    "redis_streams",
-    "rabbitmq",
-    "kafka",
-    "event_hubs",
-    "mqtt",
-    "sqs",
-    "pubsub",
-]
+BROKERS = ["memory", "plain_memory", *SERVERS]
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -73,33 +62,12 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
 
 @pytest.fixture
-def broker(request: pytest.FixtureRequest) -> Iterator[BrokerUnderTest]:
+def broker(request: pytest.FixtureRequest) -> BrokerUnderTest:
     """An empty broker; the test runs on each kind."""
-    if request.param == "memory":
-        yield MemoryUnderTest()
-        return
-    if request.param == "plain_memory":
-        yield PlainMemoryUnderTest()
-        return
-    if request.param == "kafka":
-        node = request.getfixturevalue("kafka")
-        yield KafkaUnderTest("kafka", f"kafka://{node.bootstrap}", namespace=unique_name("test"))
-        return
-    if request.param == "event_hubs":
-        node = request.getfixturevalue("event_hubs")
-        yield KafkaUnderTest("event_hubs", node.connection_string, namespace=unique_name("test"))
-        return
-    if request.param == "rabbitmq":
-        yield RabbitUnderTest(request.getfixturevalue("rabbitmq").url, namespace=unique_name("test"))
-        return
-    if request.param == "mqtt":
-        yield MqttUnderTest(request.getfixturevalue("mosquitto").url, namespace=unique_name("test"))
-        return
-    if request.param == "sqs":
-        yield SqsUnderTest(request.getfixturevalue("sqs_server").url, namespace=unique_name("test"))
-        return
-    if request.param == "pubsub":
-        yield PubSubUnderTest(request.getfixturevalue("pubsub_emulator").url, namespace=unique_name("test"))
-        return
-    server = request.getfixturevalue("redis_server")
-    yield RedisUnderTest(f"{server.url}/0", namespace=f"test:{uuid.uuid4().hex}")
+    name: str = request.param
+    if name == "memory":
+        return MemoryUnderTest()
+    if name == "plain_memory":
+        return PlainMemoryUnderTest()
+    fixture, url_of = SERVERS[name]
+    return ServerUnderTest(name, url_of(request.getfixturevalue(fixture)))

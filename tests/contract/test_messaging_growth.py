@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import sys
-import uuid
 from collections import Counter
 from collections.abc import Iterator
 
@@ -13,7 +12,7 @@ import pytest
 from pynomaly_tasks.core.retry import RetryPolicy
 from pynomaly_tasks.embedded.redis_server import RedisServer
 from pynomaly_tasks.messaging import Kind, Message, Overflow, QueueManager, QueueOptions, Worker
-from support.messaging import BrokerUnderTest, MemoryUnderTest, RedisUnderTest
+from support.messaging import BrokerUnderTest, MemoryUnderTest, ServerUnderTest
 
 N_FIRST, N_MORE = 2_000, 18_000
 #: A leak of one object for each message, or for each hundred that go together, is 18,000 or 180.
@@ -27,7 +26,7 @@ def own_broker(request: pytest.FixtureRequest) -> Iterator[BrokerUnderTest]:
         yield MemoryUnderTest()
     else:
         server: RedisServer = request.getfixturevalue("own_redis")
-        yield RedisUnderTest(f"{server.url}/0", namespace=f"test:{uuid.uuid4().hex}")
+        yield ServerUnderTest("redis_streams", f"{server.url}/0")
 
 
 async def nothing(_: Message) -> None:
@@ -85,7 +84,7 @@ async def test_queue_in_memory_that_overflows_and_has_no_consumer_does_not_grow(
 
 
 async def test_server_keeps_nothing_of_what_is_done(own_redis: RedisServer) -> None:
-    broker = RedisUnderTest(f"{own_redis.url}/0", namespace="test")
+    broker = ServerUnderTest("redis_streams", f"{own_redis.url}/0")
 
     async with broker.manager() as manager:
         await manager.create_queue("q", OPTIONS)

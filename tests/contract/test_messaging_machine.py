@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-import uuid
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ from pynomaly_tasks.core.retry import RetryPolicy
 from pynomaly_tasks.embedded.redis_server import RedisServer
 from pynomaly_tasks.errors import BrokerUnavailable, LeaseLost
 from pynomaly_tasks.messaging import Delivery, Kind, QueueManager, QueueOptions, Reason
-from support.messaging import BrokerUnderTest, MemoryUnderTest, RedisUnderTest
+from support.messaging import BrokerUnderTest, MemoryUnderTest, ServerUnderTest
 from support.waiting import wait_until
 
 MAX_RETRIES = 2
@@ -353,9 +352,7 @@ class MemoryQueueMachine(QueueMachine):
 def redis_machine(own_redis: RedisServer) -> type[RedisQueueMachine]:
     class Machine(RedisQueueMachine):
         server = own_redis
-        new_broker = staticmethod(
-            lambda: RedisUnderTest(f"{own_redis.url}/0", namespace=f"test:{uuid.uuid4().hex}")
-        )
+        new_broker = staticmethod(lambda: ServerUnderTest("redis_streams", f"{own_redis.url}/0"))
 
     return Machine
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -25,7 +24,7 @@ from pynomaly_tasks.errors import (
 from pynomaly_tasks.messaging import Codec, CodecLimits, Reason, Reject, Support
 from pynomaly_tasks.messaging.task_records import Beat, FinishedAs, TryOutcome
 from pynomaly_tasks.messaging.tasks import TaskContext, Tasks, TaskState, TaskType, TaskWorker
-from support.messaging import BrokerUnderTest, MemoryUnderTest, RedisUnderTest, until
+from support.messaging import BrokerUnderTest, MemoryUnderTest, ServerUnderTest, until
 
 AT_ONCE = RetryPolicy(max_retries=2, backoff_s=0.0)
 
@@ -37,7 +36,7 @@ def task_broker(request: pytest.FixtureRequest) -> Iterator[BrokerUnderTest]:
         yield MemoryUnderTest()
         return
     server = request.getfixturevalue("redis_server")
-    yield RedisUnderTest(f"{server.url}/0", namespace=f"test:{uuid.uuid4().hex}")
+    yield ServerUnderTest("redis_streams", f"{server.url}/0")
 
 
 @asynccontextmanager

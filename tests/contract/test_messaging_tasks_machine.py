@@ -7,7 +7,6 @@ run after all parents succeeded, or say that one did not; each task that may run
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,7 +28,7 @@ from pynomaly_tasks.messaging import Delivery, QueueManager
 from pynomaly_tasks.messaging.task_records import FinishedAs, Ring, TryOutcome
 from pynomaly_tasks.messaging.tasks import Tasks, TaskState
 from pynomaly_tasks.messaging.tasks.task import TaskError, pack, pack_error
-from support.messaging import BrokerUnderTest, MemoryUnderTest, RedisUnderTest
+from support.messaging import BrokerUnderTest, MemoryUnderTest, ServerUnderTest
 
 MAX_LOST = 2
 
@@ -241,7 +240,7 @@ class TaskMachine(RuleBasedStateMachine):
 
     @rule()
     def server_forgets_its_scripts(self) -> None:
-        if isinstance(self.broker, RedisUnderTest):
+        if isinstance(self.broker, ServerUnderTest):
             self.run(self.managers[0].backend._ask("SCRIPT", "FLUSH"))  # type: ignore[attr-defined]
 
     @invariant()
@@ -309,9 +308,7 @@ def test_memory_tasks_do_what_the_model_does() -> None:
 
 def test_redis_tasks_do_what_the_model_does(redis_server: RedisServer) -> None:
     class Machine(TaskMachine):
-        new_broker = staticmethod(
-            lambda: RedisUnderTest(f"{redis_server.url}/0", namespace=f"test:{uuid.uuid4().hex}")
-        )
+        new_broker = staticmethod(lambda: ServerUnderTest("redis_streams", f"{redis_server.url}/0"))
 
     run_state_machine_as_test(Machine, settings=settings(max_examples=40, stateful_step_count=40))
 

@@ -4,54 +4,44 @@ from __future__ import annotations
 
 import asyncio
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from pynomaly_tasks.messaging import Backend, Delivery, QueueManager, build_backend
 from pynomaly_tasks.messaging.backend import Entry
 from pynomaly_tasks.messaging.backends.memory.backend import MemoryBackend
 from pynomaly_tasks.messaging.backends.memory.broker import MemoryBroker
-from pynomaly_tasks.messaging.backends.redis_streams.backend import RedisStreamsBackend
 from pynomaly_tasks.messaging.capabilities import Support
 from pynomaly_tasks.messaging.emulation import EmulatedBackend
 from pynomaly_tasks.messaging.emulation.catalog import FRESH_S
+from support.kafka_topics import unique_name
 from support.plain_memory import PlainMemoryBroker, PlainMemoryServer
 
 T = TypeVar("T")
 
 
-class BrokerUnderTest(Protocol):
+class BrokerUnderTest(ABC):
     """One broker."""
 
-    def backend(self) -> Backend: ...
+    @abstractmethod
+    def backend(self) -> Backend:
+        """A connection as another process would have it."""
 
-    def manager(self, **options: Any) -> QueueManager: ...
+    def manager(self, **options: Any) -> QueueManager:
+        """The queues over a connection of its own."""
+        return QueueManager(self.backend(), **options)
 
 
-class MemoryUnderTest:
+class MemoryUnderTest(BrokerUnderTest):
     def __init__(self) -> None:
         self.shared = MemoryBroker()
 
     def backend(self) -> Backend:
         return MemoryBackend(self.shared)
 
-    def manager(self, **options: Any) -> QueueManager:
-        return QueueManager(self.backend(), **options)
 
-
-class RedisUnderTest:
-    def __init__(self, url: str, *, namespace: str) -> None:
-        self.url = url
-        self.namespace = namespace
-
-    def backend(self) -> Backend:
-        return RedisStreamsBackend(self.url, namespace=self.namespace)
-
-    def manager(self, **options: Any) -> QueueManager:
-        return QueueManager(self.backend(), **options)
-
-
-class PlainMemoryUnderTest:
+class PlainMemoryUnderTest(BrokerUnderTest):
     """The emulation layer, over as little as a broker can do."""
 
     def __init__(self) -> None:
@@ -60,71 +50,17 @@ class PlainMemoryUnderTest:
     def backend(self) -> Backend:
         return EmulatedBackend(PlainMemoryBroker(self.server))
 
-    def manager(self, **options: Any) -> QueueManager:
-        return QueueManager(self.backend(), **options)
 
+class ServerUnderTest(BrokerUnderTest):
+    """A namespace of its own on a server, behind the backend of that name."""
 
-class KafkaUnderTest:
-    """Kafka, or what looks like it."""
-
-    def __init__(self, name: str, url: str, *, namespace: str) -> None:
+    def __init__(self, name: str, url: str) -> None:
         self.name = name
         self.url = url
-        self.namespace = namespace
+        self.namespace = unique_name("test")
 
     def backend(self) -> Backend:
         return build_backend(self.name, self.url, namespace=self.namespace)
-
-    def manager(self, **options: Any) -> QueueManager:
-        return QueueManager(self.backend(), **options)
-
-
-class PubSubUnderTest:
-    def __init__(self, url: str, *, namespace: str) -> None:
-        self.url = url
-        self.namespace = namespace
-
-    def backend(self) -> Backend:
-        return build_backend("pubsub", self.url, namespace=self.namespace)
-
-    def manager(self, **options: Any) -> QueueManager:
-        return QueueManager(self.backend(), **options)
-
-
-class MqttUnderTest:
-    def __init__(self, url: str, *, namespace: str) -> None:
-        self.url = url
-        self.namespace = namespace
-
-    def backend(self) -> Backend:
-        return build_backend("mqtt", self.url, namespace=self.namespace)
-
-    def manager(self, **options: Any) -> QueueManager:
-        return QueueManager(self.backend(), **options)
-
-
-class SqsUnderTest:
-    def __init__(self, url: str, *, namespace: str) -> None:
-        self.url = url
-        self.namespace = namespace
-
-    def backend(self) -> Backend:
-        return build_backend("sqs", self.url, namespace=self.namespace)
-
-    def manager(self, **options: Any) -> QueueManager:
-        return QueueManager(self.backend(), **options)
-
-
-class RabbitUnderTest:
-    def __init__(self, url: str, *, namespace: str) -> None:
-        self.url = url
-        self.namespace = namespace
-
-    def backend(self) -> Backend:
-        return build_backend("rabbitmq", self.url, namespace=self.namespace)
-
-    def manager(self, **options: Any) -> QueueManager:
-        return QueueManager(self.backend(), **options)
 
 
 def is_emulated(broker: BrokerUnderTest) -> bool:
