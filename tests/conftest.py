@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from pynomaly_tasks.embedded.redis_server import RedisServer
+from pynomaly_tasks.settings import Settings, current_settings, load_settings
 from support.event_hubs import EventHubsListener
 from support.kafka import KafkaCluster, KafkaNode
 from support.mosquitto import Mosquitto
@@ -30,6 +32,29 @@ settings.register_profile("suite", deadline=None, suppress_health_check=[HealthC
 settings.load_profile("suite")
 
 _REPORT = pytest.StashKey[Programs]()
+
+
+@pytest.fixture
+def no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """Neither the environment nor a file where the test runs sets anything."""
+    for name in os.environ:
+        if name.upper().startswith("PYNOMALY_"):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    yield
+    current_settings.cache_clear()
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch, no_settings: None) -> Callable[..., Settings]:
+    """Loads the settings from these variables alone; names without the prefix."""
+
+    def load(**variables: str) -> Settings:
+        for name, value in variables.items():
+            monkeypatch.setenv(f"PYNOMALY_{name}", value)
+        return load_settings()
+
+    return load
 
 
 @pytest.fixture(scope="module")

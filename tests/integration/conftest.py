@@ -1,14 +1,15 @@
-"""A store on each of the two databases; a broker to look into."""
+"""A store on each of the two databases; a broker to look into; settings of the message queues."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import redis
 
 from pynomaly_tasks.embedded.redis_server import RedisServer
+from pynomaly_tasks.settings import Settings
 from pynomaly_tasks.store.store import Store
 
 
@@ -36,3 +37,9 @@ def broker(redis_server: RedisServer) -> Iterator[redis.Redis]:
     with redis_server.client(1) as client:
         client.flushall()
         yield client
+
+
+@pytest.fixture
+def load_messaging(load: Callable[..., Settings]) -> Callable[..., Settings]:
+    """Loads the settings with these of the section messaging, and no others."""
+    return lambda **variables: load(**{f"MESSAGING__{name}": value for name, value in variables.items()})

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import signal
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -21,27 +20,11 @@ from pynomaly_tasks.embedded.redis_server import RedisServer
 from pynomaly_tasks.errors import BrokerUnavailable, QueueFull
 from pynomaly_tasks.messaging import Later, Message, QueueManager, QueueOptions, Reject, Worker, build_backend
 from pynomaly_tasks.messaging.metrics import QueueMetrics, WorkerMetrics
-from pynomaly_tasks.settings import Settings, load_settings
+from pynomaly_tasks.settings import Settings
 from support.processes import ROOT, Programs
 from support.waiting import wait_until
 
 Load = Callable[..., Settings]
-
-
-@pytest.fixture
-def load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Load]:
-    """Loads the settings with these, and no others of the environment."""
-    for name in os.environ:
-        if name.upper().startswith("PYNOMALY_"):
-            monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
-
-    def load(**variables: str) -> Settings:
-        for name, value in variables.items():
-            monkeypatch.setenv(f"PYNOMALY_MESSAGING__{name}", value)
-        return load_settings()
-
-    return load
 
 
 def told(text: str) -> dict[str, float]:
@@ -143,7 +126,7 @@ def register_tasks(tasks):
 
 @pytest.mark.parametrize("process", ["worker", "tasks worker"])
 def test_worker_process_serves_its_metrics_unless_the_setting_is_off(
-    load: Load, redis_server: RedisServer, programs: Programs, tmp_path: Path, process: str
+    load_messaging: Load, redis_server: RedisServer, programs: Programs, tmp_path: Path, process: str
 ) -> None:
     (tmp_path / "metric_handlers.py").write_text(HANDLERS)
     env = {
@@ -156,7 +139,9 @@ def test_worker_process_serves_its_metrics_unless_the_setting_is_off(
     }
     arguments = ["-m", "pynomaly_tasks.cli", "messaging", *process.split(), "--handlers"]
     arguments.append("metric_handlers:register" if process == "worker" else "metric_handlers:register_tasks")
-    settings = load(URL=env["PYNOMALY_MESSAGING__URL"], NAMESPACE=env["PYNOMALY_MESSAGING__NAMESPACE"])
+    settings = load_messaging(
+        URL=env["PYNOMALY_MESSAGING__URL"], NAMESPACE=env["PYNOMALY_MESSAGING__NAMESPACE"]
+    )
     queue = "mailer" if process == "worker" else "tasks.export"
 
     async def fill() -> None:
@@ -191,8 +176,8 @@ def test_worker_process_serves_its_metrics_unless_the_setting_is_off(
     assert "0 tries" in quiet.output()
 
 
-def test_queues_made_without_options_are_as_the_settings_say(load: Load) -> None:
-    settings = load(BACKEND="memory", MAX_SIZE="2", DEAD_LETTERS="false")
+def test_queues_made_without_options_are_as_the_settings_say(load_messaging: Load) -> None:
+    settings = load_messaging(BACKEND="memory", MAX_SIZE="2", DEAD_LETTERS="false")
 
     async def use() -> dict[str, QueueOptions]:
         async with build_messaging(settings) as manager:
@@ -211,8 +196,8 @@ def test_queues_made_without_options_are_as_the_settings_say(load: Load) -> None
     assert (made["own"].max_size, made["own"].dead_letters) == (9, True)
 
 
-def test_worker_without_queues_or_a_group_says_what_to_name(load: Load) -> None:
-    load(URL="redis://127.0.0.1:1/0")
+def test_worker_without_queues_or_a_group_says_what_to_name(load_messaging: Load) -> None:
+    load_messaging(URL="redis://127.0.0.1:1/0")
     done = CliRunner().invoke(pynomaly, ["messaging", "worker", "--handlers", "os:getpid"])
 
     assert done.exit_code == 2
@@ -229,8 +214,8 @@ def test_worker_without_queues_or_a_group_says_what_to_name(load: Load) -> None:
         ("CONSUMER_GROUP", ""),
     ],
 )
-def test_wrong_value_is_named(load: Load, name: str, value: str) -> None:
+def test_wrong_value_is_named(load_messaging: Load, name: str, value: str) -> None:
     from pynomaly_tasks.errors import InvalidSettings
 
     with pytest.raises(InvalidSettings, match=f"messaging.{name.lower()}"):
-        load(**{name: value})
+        load_messaging(**{name: value})

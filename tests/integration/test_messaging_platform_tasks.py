@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
@@ -169,11 +168,10 @@ def register(tasks):
 
 
 @pytest.fixture
-def env(monkeypatch: pytest.MonkeyPatch, redis_server: RedisServer, tmp_path: Path) -> dict[str, str]:
+def env(
+    monkeypatch: pytest.MonkeyPatch, no_settings: None, redis_server: RedisServer, tmp_path: Path
+) -> dict[str, str]:
     """The environment of commands here and in other processes."""
-    for name in os.environ:
-        if name.upper().startswith("PYNOMALY_"):
-            monkeypatch.delenv(name)
     (tmp_path / "my_task_handlers.py").write_text(HANDLERS)
     env = {
         "PYNOMALY_MESSAGING__URL": f"{redis_server.url}/7",

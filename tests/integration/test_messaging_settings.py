@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,33 +19,16 @@ from pynomaly_tasks.embedded.redis_server import RedisServer
 from pynomaly_tasks.errors import InvalidMessage, InvalidSettings
 from pynomaly_tasks.messaging import BACKEND_NAMES, QueueOptions, capability_table
 from pynomaly_tasks.messaging.backends.memory.backend import MemoryBackend
-from pynomaly_tasks.settings import Settings, load_settings
+from pynomaly_tasks.settings import Settings
 from support.processes import ROOT, Programs
 from support.waiting import wait_until
 
 Load = Callable[..., Settings]
 
 
-@pytest.fixture
-def load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Load]:
-    """Loads the settings with these of the section messaging, and no others."""
-    for name in os.environ:
-        if name.upper().startswith("PYNOMALY_"):
-            monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
-
-    def load(**variables: str) -> Settings:
-        for name, value in variables.items():
-            monkeypatch.setenv(f"PYNOMALY_MESSAGING__{name}", value)
-        return load_settings()
-
-    yield load
-    sys.modules.pop("my_backends", None)
-
-
-def _problem(load: Load, **variables: str) -> str:
+def _problem(load_messaging: Load, **variables: str) -> str:
     with pytest.raises(InvalidSettings) as caught:
-        build_messaging(load(**variables))
+        build_messaging(load_messaging(**variables))
     return str(caught.value)
 
 
@@ -71,12 +53,12 @@ def _url_of(backend: str, request: pytest.FixtureRequest) -> str:
     [pytest.param(name, marks=[pytest.mark.pubsub] if name == "pubsub" else []) for name in BACKEND_NAMES],
 )
 def test_broker_is_changed_by_a_setting_alone(
-    load: Load, request: pytest.FixtureRequest, backend: str
+    load_messaging: Load, request: pytest.FixtureRequest, backend: str
 ) -> None:
     url = _url_of(backend, request)
 
     async def use() -> str:
-        async with build_messaging(load(BACKEND=backend, URL=url)) as manager:
+        async with build_messaging(load_messaging(BACKEND=backend, URL=url)) as manager:
             await manager.create_queue("q", QueueOptions(deduplication_s=60.0))
             await manager.send("q", {"n": 1})
             (delivery,) = await manager.receive("q")
@@ -86,8 +68,8 @@ def test_broker_is_changed_by_a_setting_alone(
     assert asyncio.run(use()) == backend
 
 
-def test_limits_and_keys_of_the_settings_are_in_force(load: Load) -> None:
-    settings = load(
+def test_limits_and_keys_of_the_settings_are_in_force(load_messaging: Load) -> None:
+    settings = load_messaging(
         BACKEND="memory", MAX_PAYLOAD_KB="1", MAX_DEPTH="2", MAX_FAN_OUT="1",
         ENCRYPTION_KEYS=f'["{Fernet.generate_key().decode()}"]',
     )  # fmt: skip
@@ -109,28 +91,38 @@ def test_limits_and_keys_of_the_settings_are_in_force(load: Load) -> None:
     assert b"secret" not in asyncio.run(use())
 
 
-def test_wrong_settings_are_named(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "messaging.backend" in _problem(load, BACKEND="carrier_pigeon")
+def test_wrong_settings_are_named(load_messaging: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "messaging.backend" in _problem(load_messaging, BACKEND="carrier_pigeon")
     assert "messaging.custom_module and messaging.custom_class must be set" in _problem(
-        load, BACKEND="custom"
+        load_messaging, BACKEND="custom"
     )
-    assert "must be redis:// or rediss://" in _problem(load, BACKEND="redis_streams", URL="amqp://u:hush@h/")
-    assert "must be kafka:// or kafkas://" in _problem(load, BACKEND="kafka", URL="redis://u:hush@h/")
-    assert "must be amqp:// or amqps://" in _problem(load, BACKEND="rabbitmq", URL="redis://u:hush@h/")
-    assert "must be mqtt:// or mqtts://" in _problem(load, BACKEND="mqtt", URL="redis://u:hush@h/")
+    assert "must be redis:// or rediss://" in _problem(
+        load_messaging, BACKEND="redis_streams", URL="amqp://u:hush@h/"
+    )
+    assert "must be kafka:// or kafkas://" in _problem(
+        load_messaging, BACKEND="kafka", URL="redis://u:hush@h/"
+    )
+    assert "must be amqp:// or amqps://" in _problem(
+        load_messaging, BACKEND="rabbitmq", URL="redis://u:hush@h/"
+    )
+    assert "must be mqtt:// or mqtts://" in _problem(load_messaging, BACKEND="mqtt", URL="redis://u:hush@h/")
     monkeypatch.delenv("PYNOMALY_MESSAGING__URL")
-    assert "messaging.backend is kafka, so messaging.url must be set" in _problem(load, BACKEND="kafka")
+    assert "messaging.backend is kafka, so messaging.url must be set" in _problem(
+        load_messaging, BACKEND="kafka"
+    )
     assert "messaging.concurrency" in _problem(
-        load, BACKEND="redis_streams", URL="redis://h/1", CONCURRENCY="0"
+        load_messaging, BACKEND="redis_streams", URL="redis://h/1", CONCURRENCY="0"
     )
     monkeypatch.delenv("PYNOMALY_MESSAGING__CONCURRENCY")
-    assert "encryption_keys" in _problem(load, ENCRYPTION_KEYS='["hush"]')
+    assert "encryption_keys" in _problem(load_messaging, ENCRYPTION_KEYS='["hush"]')
 
 
-def test_unset_url_is_a_database_of_the_platforms_redis(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unset_url_is_a_database_of_the_platforms_redis(
+    load_messaging: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PYNOMALY_REDIS__URL", "rediss://h:1?ssl_ca_certs=/ca")
 
-    assert load().messaging_url() == "rediss://h:1/4?ssl_ca_certs=/ca"
+    assert load_messaging().messaging_url() == "rediss://h:1/4?ssl_ca_certs=/ca"
 
 
 class Mine(MemoryBackend):
@@ -153,25 +145,25 @@ class Half:
 
 
 def test_backend_of_ones_own_is_named_by_module_and_class(
-    load: Load, monkeypatch: pytest.MonkeyPatch
+    load_messaging: Load, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = types.ModuleType("my_backends")
     module.Mine, module.Half, module.NAME = Mine, Half, "text"  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "my_backends", module)
     named = {"BACKEND": "custom", "URL": "mine://here", "CUSTOM_MODULE": "my_backends"}
 
-    backend = build_messaging(load(**named, CUSTOM_CLASS="Mine")).backend
+    backend = build_messaging(load_messaging(**named, CUSTOM_CLASS="Mine")).backend
 
     assert (backend.name, getattr(backend, "url", None)) == ("mine", "mine://here")
     assert "custom_class: the module my_backends has no 'Nothing'" in _problem(
-        load, **named, CUSTOM_CLASS="Nothing"
+        load_messaging, **named, CUSTOM_CLASS="Nothing"
     )
-    assert "my_backends.NAME is no class" in _problem(load, **named, CUSTOM_CLASS="NAME")
-    lacking = _problem(load, **named, CUSTOM_CLASS="Half")
+    assert "my_backends.NAME is no class" in _problem(load_messaging, **named, CUSTOM_CLASS="NAME")
+    lacking = _problem(load_messaging, **named, CUSTOM_CLASS="Half")
     assert "it lacks browse, close, declare" in lacking
     named["CUSTOM_MODULE"] = "no.such.module"
     assert "custom_module: 'no.such.module' cannot be imported" in _problem(
-        load, **named, CUSTOM_CLASS="Mine"
+        load_messaging, **named, CUSTOM_CLASS="Mine"
     )
 
 
@@ -196,7 +188,7 @@ def register(worker: Worker) -> None:
 
 
 def test_worker_command_handles_messages_until_sigterm(
-    load: Load, redis_server: RedisServer, programs: Programs, tmp_path: Path
+    load_messaging: Load, redis_server: RedisServer, programs: Programs, tmp_path: Path
 ) -> None:
     url = f"{redis_server.url}/5"
     (tmp_path / "my_handlers.py").write_text(HANDLERS)
@@ -204,7 +196,7 @@ def test_worker_command_handles_messages_until_sigterm(
     arguments = ("-m", "pynomaly_tasks.cli", "messaging")
 
     async def fill() -> None:
-        async with build_messaging(load(URL=url)) as manager:
+        async with build_messaging(load_messaging(URL=url)) as manager:
             await manager.create_queue("a")
             await manager.create_queue("b")
             await manager.send_many("a", [1, 2])
@@ -239,8 +231,10 @@ def test_handlers_that_cannot_be_are_refused(handlers: str) -> None:
     assert "pynomaly: --handlers: " in done.stderr
 
 
-def test_dead_letters_are_listed_shown_redriven_and_discarded(load: Load, redis_server: RedisServer) -> None:
-    settings = load(URL=f"{redis_server.url}/6")
+def test_dead_letters_are_listed_shown_redriven_and_discarded(
+    load_messaging: Load, redis_server: RedisServer
+) -> None:
+    settings = load_messaging(URL=f"{redis_server.url}/6")
 
     def command(*arguments: str) -> str:
         done = CliRunner().invoke(pynomaly, ["messaging", "dead-letters", *arguments])

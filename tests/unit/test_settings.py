@@ -3,33 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
 from pynomaly_tasks.errors import InvalidSettings
-from pynomaly_tasks.settings import EMBEDDED_ENV_FILE, Settings, current_settings, load_settings
+from pynomaly_tasks.settings import EMBEDDED_ENV_FILE, Settings, current_settings
 
 Load = Callable[..., Settings]
-
-
-@pytest.fixture
-def load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Load]:
-    """Loads the settings from these variables alone; names without the prefix."""
-    for name in os.environ:
-        if name.upper().startswith("PYNOMALY_"):
-            monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
-
-    def load(**variables: str) -> Settings:
-        for name, value in variables.items():
-            monkeypatch.setenv(f"PYNOMALY_{name}", value)
-        return load_settings()
-
-    yield load
-    current_settings.cache_clear()
 
 
 @pytest.mark.parametrize("name", ["CELERY_BROKER_URL", "CELERY_BROKER_WRITE_URL", "CELERY_RESULT_BACKEND"])
