@@ -41,9 +41,10 @@ async def find_reasons(options: Mapping[str, Any], places: Places, timeout_s: fl
     Asks one after the other, within the time. ``options``: address, protocol and login, as aiokafka's
     clients take them.
     """
+    timeout_s = max(timeout_s, 0.0)
     reasons = []
     try:
-        async with asyncio.timeout(max(timeout_s, 0.0)):
+        async with asyncio.timeout(timeout_s):
             for host, port, _ in collect_hosts(options["bootstrap_servers"], randomize=False):
                 if (reason := await _find_reason(host, port, options, places, timeout_s)) is None:
                     return None
