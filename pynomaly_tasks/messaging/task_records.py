@@ -140,6 +140,18 @@ class TryOutcome(Enum):
     RETRY = "retry"  #: it raised, and is tried again
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TryEnd:
+    """How an attempt ended, and what it says of itself."""
+
+    task_id: str
+    attempt: int
+    outcome: TryOutcome
+    report: bytes
+    delay_s: float = 0.0  #: before a retry
+    progress: bytes = b""  #: empty: nothing new
+
+
 class FinishedAs(Enum):
     """What became of the end of a try."""
 
@@ -171,17 +183,8 @@ class TaskRecords(Protocol):
     async def beat(self, beats: Sequence[Beat]) -> list[bool]:
         """Keep the progress of attempts; False where the task was cancelled or is another's."""
 
-    async def finish(
-        self,
-        task_id: str,
-        attempt: int,
-        outcome: TryOutcome,
-        report: bytes,
-        *,
-        delay_s: float,
-        progress: bytes,
-    ) -> Finished:
-        """End an attempt, with what it says of itself; ``delay_s`` before a retry."""
+    async def finish(self, end: TryEnd) -> Finished:
+        """End an attempt."""
 
     async def cancel(self, task_id: str, report: bytes) -> bool | None:
         """End it unless it has ended; None where there is none."""

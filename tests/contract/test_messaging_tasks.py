@@ -22,11 +22,15 @@ from pynomaly_tasks.errors import (
     TaskFailed,
 )
 from pynomaly_tasks.messaging import Codec, CodecLimits, Reason, Reject, Support
-from pynomaly_tasks.messaging.task_records import Beat, FinishedAs, TryOutcome
+from pynomaly_tasks.messaging.task_records import Beat, FinishedAs, TryEnd, TryOutcome
 from pynomaly_tasks.messaging.tasks import TaskContext, Tasks, TaskState, TaskType, TaskWorker
 from support.messaging import BrokerUnderTest, MemoryUnderTest, ServerUnderTest, until
 
 AT_ONCE = RetryPolicy(max_retries=2, backoff_s=0.0)
+
+
+def end(task_id: str, attempt: int, outcome: TryOutcome, report: bytes = b"") -> TryEnd:
+    return TryEnd(task_id=task_id, attempt=attempt, outcome=outcome, report=report)
 
 
 @pytest.fixture(params=["memory", "redis_streams"])
@@ -564,9 +568,7 @@ async def test_task_survives_its_worker_and_counts_what_was_lost(task_broker: Br
         async with working(tasks):
             ended = [await tasks.wait_for_end(each, 5.0) for each in (task_id, doomed)]
         assert lost[task_id] is not None
-        late = await tasks.records.finish(
-            task_id, lost[task_id].attempt, TryOutcome.SUCCEEDED, b"late", delay_s=0.0, progress=b""
-        )
+        late = await tasks.records.finish(end(task_id, lost[task_id].attempt, TryOutcome.SUCCEEDED, b"late"))
 
         assert [(each.state, each.attempt, each.n_lost) for each in ended] == [
             (TaskState.SUCCEEDED, 2, 1), (TaskState.FAILED, 1, 1),
@@ -589,7 +591,7 @@ async def test_end_of_an_attempt_that_was_taken_over_is_refused_while_the_other_
             assert (started.record.attempt, started.record.n_lost) == (n, n - 1)
 
         async def finish(attempt: int, outcome: TryOutcome) -> FinishedAs:
-            done = await tasks.records.finish(task_id, attempt, outcome, b"", delay_s=0.0, progress=b"")
+            done = await tasks.records.finish(end(task_id, attempt, outcome))
             return done.what
 
         beats = [Beat(task_id=task_id, attempt=attempt, progress=b"x") for attempt in (1, 2)]
@@ -609,10 +611,10 @@ async def test_of_many_cancels_and_one_end_exactly_one_wins(task_broker: BrokerU
         for n in range(30):
             task_id = await tasks.submit_task("export")
             await tasks.records.start(task_id, "worker")
-            end = tasks.records.finish(task_id, 1, TryOutcome.SUCCEEDED, b"", delay_s=0.0, progress=b"")
+            ending = tasks.records.finish(end(task_id, 1, TryOutcome.SUCCEEDED))
             cancels = [side.cancel_task(task_id) for side in (tasks, others, tasks, others)]
             contenders: list[Any] = [*cancels]
-            contenders.insert(n % 5, end)
+            contenders.insert(n % 5, ending)
             answers = await asyncio.gather(*contenders)
 
             finished = answers.pop(n % 5).what is FinishedAs.ENDED

@@ -25,7 +25,7 @@ from hypothesis.stateful import (
 from pynomaly_tasks.embedded.redis_server import RedisServer
 from pynomaly_tasks.errors import IdempotencyMismatch, InvalidRequest, TaskFailed
 from pynomaly_tasks.messaging import Delivery, QueueManager
-from pynomaly_tasks.messaging.task_records import FinishedAs, Ring, TryOutcome
+from pynomaly_tasks.messaging.task_records import FinishedAs, Ring, TryEnd, TryOutcome
 from pynomaly_tasks.messaging.tasks import Tasks, TaskState
 from pynomaly_tasks.messaging.tasks.task import TaskError, pack, pack_error
 from support.messaging import BrokerUnderTest, MemoryUnderTest, ServerUnderTest
@@ -191,9 +191,8 @@ class TaskMachine(RuleBasedStateMachine):
         report = pack(tasks.codec, task_id, {"result": held.attempt})
         if outcome is not TryOutcome.SUCCEEDED:
             report = pack_error(tasks.codec, task_id, TaskError(type="E", message="no"))
-        return self.run(
-            tasks.records.finish(task_id, held.attempt, outcome, report, delay_s=0.0, progress=b"")
-        )
+        end = TryEnd(task_id=task_id, attempt=held.attempt, outcome=outcome, report=report)
+        return self.run(tasks.records.finish(end))
 
     @precondition(lambda self: self.held)
     @rule(data=st.data())

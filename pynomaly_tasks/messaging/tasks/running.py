@@ -11,7 +11,7 @@ from typing import Any
 
 from pynomaly_tasks.core.retry import RetryPolicy
 from pynomaly_tasks.errors import InvalidMessage, TimeLimitExceeded, UnreadableMessage
-from pynomaly_tasks.messaging.task_records import Beat, TaskRecord, TryOutcome
+from pynomaly_tasks.messaging.task_records import Beat, TaskRecord, TryEnd, TryOutcome
 from pynomaly_tasks.messaging.tasks.context import TaskContext
 from pynomaly_tasks.messaging.tasks.task import Request, TaskError, pack, pack_error, unpack
 from pynomaly_tasks.messaging.tasks.tasks import Handler, Tasks
@@ -49,6 +49,18 @@ class Attempt:
             with suppress(InvalidMessage):  # limits so low that it does not fit: it is told in passing only
                 data = pack(self._codec, self.record.id, told)
         return Beat(task_id=self.record.id, attempt=self.record.attempt, progress=data)
+
+    def end(self) -> TryEnd:
+        """What is told of it when it has run."""
+        last = self.beat()
+        return TryEnd(
+            task_id=last.task_id,
+            attempt=last.attempt,
+            outcome=self.outcome,
+            report=self.report,
+            delay_s=self.delay_s,
+            progress=last.progress,
+        )
 
     def interrupt(self) -> None:
         """Stop it: a coroutine at once, a plain function at its next checkpoint."""

@@ -180,15 +180,12 @@ class TaskWorker:
 
     async def _finish(self, attempt: Attempt) -> Finished:
         """A broker that is away for a while is waited for: what was done need not be done again."""
-        beat = attempt.beat()
+        end = attempt.end()
         for n in range(_FINISH_TRIES):
             try:
-                finished = await self._tasks.records.finish(
-                    beat.task_id, beat.attempt, attempt.outcome, attempt.report,
-                    delay_s=attempt.delay_s, progress=beat.progress,
-                )  # fmt: skip
+                finished = await self._tasks.records.finish(end)
                 return (
-                    finished if finished.what is not FinishedAs.LOST else await self._after_loss(beat.task_id)
+                    finished if finished.what is not FinishedAs.LOST else await self._after_loss(end.task_id)
                 )
             except Unavailable:
                 if n == _FINISH_TRIES - 1:

@@ -21,6 +21,7 @@ from pynomaly_tasks.messaging.task_records import (
     Started,
     TaskRecord,
     TaskState,
+    TryEnd,
     TryOutcome,
 )
 
@@ -119,26 +120,17 @@ class MemoryTaskRecords:
             answers.append(task is not None)
         return answers
 
-    async def finish(
-        self,
-        task_id: str,
-        attempt: int,
-        outcome: TryOutcome,
-        report: bytes,
-        *,
-        delay_s: float,
-        progress: bytes,
-    ) -> Finished:
+    async def finish(self, end: TryEnd) -> Finished:
         """End an attempt."""
-        task = self._running(task_id, attempt)
+        task = self._running(end.task_id, end.attempt)
         if task is None:
             return Finished(what=FinishedAs.LOST)
-        task.progress = progress or task.progress
-        if outcome is not TryOutcome.RETRY:
-            return self._end_run(task, outcome.value, report)
+        task.progress = end.progress or task.progress
+        if end.outcome is not TryOutcome.RETRY:
+            return self._end_run(task, end.outcome.value, end.report)
         task.n_failed += 1
-        task.state, task.due, task.outcome = PENDING, self._open_broker().clock() + delay_s, report
-        return Finished(what=FinishedAs.AGAIN, delay_s=delay_s)
+        task.state, task.due, task.outcome = PENDING, self._open_broker().clock() + end.delay_s, end.report
+        return Finished(what=FinishedAs.AGAIN, delay_s=end.delay_s)
 
     async def cancel(self, task_id: str, report: bytes) -> bool | None:
         """End it unless it has ended."""

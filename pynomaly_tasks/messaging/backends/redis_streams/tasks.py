@@ -23,7 +23,7 @@ from pynomaly_tasks.messaging.task_records import (
     Started,
     TaskRecord,
     TaskState,
-    TryOutcome,
+    TryEnd,
 )
 
 #: A script's source and its SHA-1.
@@ -67,20 +67,12 @@ class RedisTaskRecords:
             arguments += [beat.task_id, beat.attempt, beat.progress]
         return [bool(answer) for answer in await self._run(_BEAT, *arguments)]
 
-    async def finish(
-        self,
-        task_id: str,
-        attempt: int,
-        outcome: TryOutcome,
-        report: bytes,
-        *,
-        delay_s: float,
-        progress: bytes,
-    ) -> Finished:
+    async def finish(self, end: TryEnd) -> Finished:
         """End an attempt."""
         what, delay_ms = await self._run(
-            _FINISH, task_id, attempt, outcome.value, report, _ms(delay_s), progress
-        )
+            _FINISH,
+            end.task_id, end.attempt, end.outcome.value, end.report, _ms(end.delay_s), end.progress,
+        )  # fmt: skip
         return Finished(what=FinishedAs(what.decode()), delay_s=delay_ms / 1000)
 
     async def cancel(self, task_id: str, report: bytes) -> bool | None:
