@@ -185,3 +185,31 @@ async def test_queue_that_was_made_otherwise_is_named_with_what_to_do(
         await stranger.queue_delete(name)
         await manager.send("q", 2)
         assert await payloads(manager, "q") == [2]
+
+
+async def test_what_a_policy_drops_is_among_the_letters_also_when_the_server_is_killed_meanwhile(
+    own_rabbitmq: RabbitServer, namespace: str
+) -> None:
+    own_rabbitmq.control(
+        "set_policy", "--apply-to", "queues", namespace, f"^{namespace}/q$", '{"message-ttl": 1500}'
+    )
+    async with QueueManager(build_backend("rabbitmq", own_rabbitmq.url, namespace=namespace)) as manager:
+        await manager.create_queue("q")
+        await manager.send("q", 0)
+        own_rabbitmq.wait_until_streams_last()
+        await manager.send_many("q", list(range(1, 2_000)))
+
+        async def are_moving() -> bool:
+            return (await manager.statistics("q")).n_dead_letters > 100
+
+        async def are_there() -> set[int]:
+            try:
+                letters = await manager.dead_letters.list_letters("q", limit=5_000)
+            except BrokerUnavailable:
+                return set()
+            found = {letter.message.payload for letter in letters if letter.message is not None}
+            return found if len(found) == 2_000 else set()
+
+        await until(are_moving, "the first letters")
+        own_rabbitmq.restart()
+        assert await until(are_there, "all 2,000 letters", timeout_s=60.0) == set(range(2_000))
