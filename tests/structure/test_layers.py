@@ -154,6 +154,7 @@ def test_importing_the_package_loads_nothing_heavy_and_opens_no_connection() -> 
     assert {name.partition(".")[0] for name in loaded} & HEAVY == set()
 
 
+@pytest.mark.large
 def test_kinds_load_nothing_heavy() -> None:
     modules = [f"pynomaly_tasks.kinds.{path.stem}" for path in (PACKAGE / "kinds").glob("[a-z]*.py")]
     loaded = _python(f"import {', '.join(modules)}\nprint(*sys.modules)").split()

@@ -86,6 +86,7 @@ def test_long_file_is_known_by_its_start(root: Path, look: Look) -> None:
     )
 
 
+@pytest.mark.large
 @pytest.mark.parametrize("padding", range(len(ROW.encode()) + 1))
 def test_long_file_may_be_cut_anywhere(padding: int, root: Path, look: Look) -> None:
     head = f"{'a' * (padding + 1)},b,c\r\n"
@@ -98,6 +99,7 @@ def test_long_file_may_be_cut_anywhere(padding: int, root: Path, look: Look) -> 
         assert look(name).n_rows is None
 
 
+@pytest.mark.large
 def test_wrong_line_at_the_start_of_a_long_file_is_refused_and_one_far_on_is_left_to_the_work(
     root: Path, opener: DatasetOpener
 ) -> None:
@@ -167,6 +169,7 @@ def test_what_is_asked_of_a_remembered_file_is_judged_each_time(root: Path, open
             opener.check("x.csv", judge)
 
 
+@pytest.mark.large
 def test_memory_of_what_was_seen_is_bounded(root: Path, opener: DatasetOpener, readings: list[str]) -> None:
     names = [f"{number}.csv" for number in range(600)]
     for name in names:

@@ -216,11 +216,13 @@ def test_an_extra_that_is_not_installed_is_named(work: Work, monkeypatch: pytest
         work(**request.model_dump(mode="json"))
 
 
+@pytest.mark.large
 def test_a_pyod_parameter_that_the_class_does_not_take_is_refused_with_those_it_does(work: Work) -> None:
     with pytest.raises(InvalidRequest, match=r"detector\.params\.k: pyod:LODA has no parameter .*n_bins"):
         work(dataset=GLASS, detector={"name": "pyod:LODA", "params": {"k": 3}})
 
 
+@pytest.mark.large
 @pytest.mark.parametrize("kind", ["detect_anomalies", "detect_ensemble"])
 def test_importing_a_kind_loads_no_numerical_library(kind: str) -> None:
     code = (

@@ -232,6 +232,7 @@ async def _settle(delivery: Delivery, how: str) -> None:
         await delivery.reject("never")
 
 
+@pytest.mark.large
 def test_emulated_queue_loses_nothing_and_ends_nothing_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     # Both processes see a new lane at once: how soon they do is tested elsewhere.
     monkeypatch.setattr(catalog, "FRESH_S", -1.0)

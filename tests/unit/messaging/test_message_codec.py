@@ -104,6 +104,7 @@ def test_only_large_payloads_are_compressed() -> None:
     assert len(_encode(codec, "x" * 100_000)) < 2_000
 
 
+@pytest.mark.large
 def test_compressed_bomb_never_unfolds() -> None:
     bomb = base64.b64encode(zlib.compress(b" " * 200_000_000, 9)).decode()
     body = orjson.dumps({"v": 1, "sha256": "", "wrapped": ["deflate"], "data": bomb})

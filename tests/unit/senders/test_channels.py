@@ -40,6 +40,7 @@ def test_a_url_that_cannot_be_used_is_named_by_its_setting_and_never_shown(url: 
     assert "s3cret" not in f"{wrong.value} {channels!r}"
 
 
+@pytest.mark.large
 def test_no_part_of_a_url_reaches_the_log_even_when_everything_is_logged() -> None:
     code = """
 import logging; logging.basicConfig(level=1)

@@ -268,6 +268,7 @@ def _run(step_count: int, **counts: int) -> None:
     )
 
 
+@pytest.mark.large
 def test_store_follows_the_rules_in_any_interleaving() -> None:
     _run(30)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 #: Run with warnings as errors, in a process that has settings which are wrong.
 IMPORT = """
 import sys
@@ -33,13 +35,16 @@ def _run(code: str, **env: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.large
 def test_import_reads_no_setting_and_loads_no_heavy_library() -> None:
     _run(IMPORT, PYNOMALY_JOBS__LEASE_S="this is no number")
 
 
+@pytest.mark.large
 def test_first_use_makes_each_task_once() -> None:
     _run(USE)
 
 
+@pytest.mark.large
 def test_every_task_is_known_whichever_is_used_first() -> None:
     _run("from pynomaly_tasks import profile_dataset as t; t.name\n" + USE)

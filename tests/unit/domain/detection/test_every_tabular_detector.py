@@ -73,6 +73,7 @@ def test_the_first_reason_names_the_planted_column_and_its_direction(
     assert 0 < first.share <= 1
 
 
+@pytest.mark.large
 @pytest.mark.parametrize("name", TABULAR)
 @given(data=st.data())
 def test_a_rows_score_is_the_same_alone_in_a_batch_and_in_another_order(name: str, data: Any) -> None:

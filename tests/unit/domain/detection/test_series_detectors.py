@@ -32,6 +32,7 @@ def test_rolling_robust_z_does_not_look_ahead(values: np.ndarray, cut: int) -> N
     np.testing.assert_array_equal(expected[:cut], prefix_expected)
 
 
+@pytest.mark.large
 def test_rolling_robust_z_does_not_look_ahead_with_its_default_windows() -> None:
     values = np.cumsum(np.random.default_rng(1).standard_t(3, size=12_000))
 
@@ -100,6 +101,7 @@ def test_a_step_within_the_usual_range_is_found_by_its_change() -> None:
     assert np.argmax(rolling(walk)) in (3_000, 3_001)
 
 
+@pytest.mark.large
 def test_one_threshold_means_the_same_in_quiet_and_restless_series() -> None:
     rng = np.random.default_rng(6)
     shares = [
@@ -116,6 +118,7 @@ def test_one_threshold_means_the_same_in_quiet_and_restless_series() -> None:
     assert min(shares) >= 0.004
 
 
+@pytest.mark.large
 def test_rolling_robust_z_scores_a_hundred_thousand_points_a_second_of_cpu_time() -> None:
     values = np.random.default_rng(7).normal(size=200_000)
 

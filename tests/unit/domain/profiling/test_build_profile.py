@@ -216,6 +216,7 @@ def treat_as_long(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     return lower
 
 
+@pytest.mark.large
 def test_estimates_of_long_tables_are_close_repeatable_and_said_to_be_estimates(
     treat_as_long: Callable[[], None],
 ) -> None:
