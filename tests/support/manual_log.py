@@ -92,6 +92,7 @@ class ManualConsumer:
         self.paused: list[Collection[Partition]] = []
         self.joined = asyncio.Event()
         self.stopped = asyncio.Event()
+        self._hurries = False
 
     async def start(self, assignment: Assignment) -> None:
         self._log.check()
@@ -116,6 +117,10 @@ class ManualConsumer:
         self._positions.pop(partition)
         del self._log.owners[(self._group, partition)]
 
+    def hurry(self) -> None:
+        """Wait no longer for records: the test is over."""
+        self._hurries = True
+
     async def poll(
         self, max_records: int, timeout_s: float, *, paused: Collection[Partition] = ()
     ) -> Mapping[Partition, Sequence[StoredRecord]]:
@@ -123,7 +128,7 @@ class ManualConsumer:
         self.paused.append(paused)
         end = asyncio.get_running_loop().time() + timeout_s
         while not (found := self._next(max_records, paused)):
-            if asyncio.get_running_loop().time() >= end:
+            if self._hurries or asyncio.get_running_loop().time() >= end:
                 return {}
             await asyncio.sleep(0.002)
             self._log.check()

@@ -98,6 +98,7 @@ class Group:
             yield consumer
         finally:
             stop.set()
+            consumer.hurry()
             await asyncio.wait_for(running, 10)
 
     def letters(self):
