@@ -1,10 +1,10 @@
 """aiokafka's clients, which leave no connection open.
 
 aiokafka 0.14 forgets connections that are still open: the one that it starts with, where the start is
-cancelled; one that is made while its client is closed; one that Kafka has ended, where it is dropped before
-the task that reads from it noticed; and one that is closed while the other side reads no more. Here a client
-knows each of its connections from the first byte until its transport is gone, and ends them all when it is
-closed.
+cancelled; one that is made while its client is closed; one whose making is cancelled at the end of TLS's
+greeting; one that Kafka has ended, where it is dropped before the task that reads from it noticed; and one
+that is closed while the other side reads no more. Here a client knows each of its connections from its
+transport's first moment to its last, and ends them all when it is closed.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from contextvars import ContextVar
 from typing import Any
 
 import aiokafka.client
+import aiokafka.conn
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.client import AIOKafkaClient
-from aiokafka.conn import AIOKafkaConnection, create_conn
-from aiokafka.errors import KafkaConnectionError, KafkaError
+from aiokafka.conn import AIOKafkaConnection, AIOKafkaProtocol, create_conn
+from aiokafka.errors import KafkaError
 
 _CLOSE_TIMEOUT_S = 1.0
 
@@ -55,19 +56,53 @@ class Connection(AIOKafkaConnection):  # type: ignore[misc]  # aiokafka has no t
         super().__init__(host, port, **options)
         self._hold = hold
         self._transport: asyncio.Transport | None = None
+        self._is_ended = False
 
-    async def _do_version_lookup(self) -> None:
-        # The first thing that is said over a new transport; what is raised here closes it.
-        self._transport = self._writer.transport
-        if self._hold is not None:
+    async def connect(self) -> Any:
+        """Connect and log in."""
+        token = _opening.set(self)
+        try:
+            return await super().connect()
+        except BaseException:
+            self.end()
+            raise
+        finally:
+            _opening.reset(token)
+
+    def opened(self, transport: asyncio.Transport) -> None:
+        """Called by its protocol, also where a cancelled `connect` is no more there to learn of it."""
+        self._transport = transport
+        if self._is_ended:
+            transport.abort()
+        elif self._hold is not None:
             self._hold(self)
-        await super()._do_version_lookup()
 
     def end(self) -> None:
         """Close it, and wait neither for what is still to be sent nor for TLS to take its leave."""
+        self._is_ended = True
         self.close()
         if self._transport is not None:
             self._transport.abort()
+
+
+_opening: ContextVar[Connection | None] = ContextVar("_opening", default=None)
+
+
+class _Protocol(AIOKafkaProtocol):  # type: ignore[misc]  # aiokafka has no types
+    """Tells the connection that is being opened of its transport, whatever becomes of who opens it."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._connection = _opening.get()
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        if self._connection is not None:
+            self._connection.opened(transport)
+
+
+# The class that aiokafka's connections find by this name.
+aiokafka.conn.AIOKafkaProtocol = _Protocol
 
 
 class _Client(AIOKafkaClient):  # type: ignore[misc]  # aiokafka has no types
@@ -102,10 +137,9 @@ class _Client(AIOKafkaClient):  # type: ignore[misc]  # aiokafka has no types
             _connecting.reset(token)
 
     def hold(self, connection: Connection) -> None:
-        """Know it until its transport is gone. Raises KafkaConnectionError where the client is closed."""
+        """Know it until its transport is gone; end it where the client was closed meanwhile."""
         if self._is_closed:
             connection.end()
-            raise KafkaConnectionError("the client is closed")
         self._held.add(connection)
         connection._closed_fut.add_done_callback(lambda _: self._held.discard(connection))
 

@@ -27,7 +27,8 @@ from pynomaly_tasks.kafka_client.clients import build_admin, build_consumer
 from pynomaly_tasks.kafka_client.producing import ProducerClient
 from pynomaly_tasks.messaging import build_backend
 from support.kafka_listener import METADATA, VERSIONS, KafkaListener
-from support.transport_servers import make_certificates
+from support.tcp_proxy import TcpProxy
+from support.transport_servers import Certificates, make_certificates
 
 NODE = 1
 
@@ -103,14 +104,20 @@ def test_nothing_is_left_of_a_client_whose_start_was_cancelled(build: Any, held:
     assert left_open_by(scenario()) == []
 
 
-def test_nothing_is_left_of_a_connection_that_was_being_made_while_its_client_was_closed() -> None:
+@pytest.mark.parametrize("is_open", [False, True])
+def test_nothing_is_left_of_a_connection_that_was_being_made_while_its_client_was_closed(
+    is_open: bool,
+) -> None:
     async def scenario() -> None:
         async with KafkaListener() as listener:
             client = await connected(listener)
             client._conns[NODE, ConnectionGroup.DEFAULT].close()
             listener.hold(VERSIONS)
             connecting = asyncio.create_task(client.ready(NODE))
-            await listener.asked(VERSIONS)
+            if is_open:
+                await listener.asked(VERSIONS)
+            else:
+                await asyncio.sleep(0)
             await client.close()
             await listener.answer_all()
 
@@ -179,10 +186,52 @@ def test_nothing_is_left_of_what_a_silent_kafka_was_asked(use: Any, held: int) -
     assert left_open_by(scenario()) == []
 
 
+def tls_of(files: Certificates) -> ssl.SSLContext:
+    """A server's."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(files.certificate, files.key)
+    return context
+
+
+def test_nothing_is_left_of_a_connection_whose_making_was_cancelled_at_its_very_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tcp_proxy: Callable[[int], TcpProxy]
+) -> None:
+    files = make_certificates(tmp_path)
+
+    async def connect(proxy: TcpProxy) -> None:
+        admin = build_admin(
+            bootstrap_servers=f"127.0.0.1:{proxy.port}",
+            security_protocol="SSL",
+            ssl_context=ssl.create_default_context(cafile=files.authority),
+        )
+        starting = asyncio.create_task(admin.start())
+        loop, connection_made = asyncio.get_running_loop(), asyncio.StreamReaderProtocol.connection_made
+
+        def and_cancel(protocol: asyncio.StreamReaderProtocol, transport: asyncio.BaseTransport) -> None:
+            connection_made(protocol, transport)
+            if asyncio.get_running_loop() is loop:
+                proxy.stall()  # nobody answers when TLS takes its leave
+                starting.cancel()
+
+        monkeypatch.setattr(asyncio.StreamReaderProtocol, "connection_made", and_cancel)
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+        monkeypatch.undo()
+        await admin._client.close()
+
+    async def scenario() -> None:
+        async with KafkaListener(tls=tls_of(files)) as listener:
+            proxy = tcp_proxy(listener.port)
+            # In a loop of its own, which ends while the broker is there.
+            await asyncio.to_thread(asyncio.run, connect(proxy))
+            gc.collect()
+            proxy.reset()
+
+    assert left_open_by(scenario()) == []
+
+
 def test_nothing_is_left_of_the_question_why_a_broker_behind_tls_is_silent(tmp_path: Path) -> None:
     files = make_certificates(tmp_path)
-    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    server.load_cert_chain(files.certificate, files.key)
 
     async def ask(address: str) -> str | None:
         connection = KafkaConnection(
@@ -191,7 +240,7 @@ def test_nothing_is_left_of_the_question_why_a_broker_behind_tls_is_silent(tmp_p
         return str(await connection.explain(TimeoutError(), 0.5))
 
     async def scenario() -> None:
-        async with KafkaListener(METADATA, tls=server) as listener:
+        async with KafkaListener(METADATA, tls=tls_of(files)) as listener:
             # In a loop of its own, which ends while the broker still hangs.
             asking = asyncio.create_task(asyncio.to_thread(asyncio.run, ask(listener.address)))
             await listener.asked(METADATA)
