@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -36,6 +36,28 @@ def _broker(node: KafkaNode, namespace: str, options: str = "") -> KafkaBroker:
     return KafkaBroker(f"kafka://{node.bootstrap}{options}", namespace=namespace)
 
 
+@asynccontextmanager
+async def _opened(broker: KafkaBroker) -> AsyncIterator[KafkaBroker]:
+    await broker.open()
+    try:
+        yield broker
+    finally:
+        await broker.close()
+
+
+def _manager(node: KafkaNode, namespace: str) -> QueueManager:
+    return QueueManager(build_backend("kafka", f"kafka://{node.bootstrap}", namespace=namespace))
+
+
+def _numbers(n: int) -> list[Item]:
+    return [Item(lane="q", data=b"%d" % number) for number in range(n)]
+
+
+async def _is_short(broker: KafkaBroker, namespace: str, n_deleted: int) -> bool:
+    """Whether that many entries of the ledger were deleted."""
+    return await broker._wire.begin_offset(f"{namespace}.ledger") > n_deleted
+
+
 def _topic(node: KafkaNode, namespace: str, lane: str) -> str:
     (name,) = (name for name in node.topics() if name.startswith(f"{namespace}.{lane}."))
     return name
@@ -54,9 +76,7 @@ async def _produce(
 
 async def test_bytes_that_others_wrote_into_a_queues_topic_become_dead_letters(kafka: KafkaNode) -> None:
     namespace = unique_name("foreign")
-    async with QueueManager(
-        build_backend("kafka", f"kafka://{kafka.bootstrap}", namespace=namespace)
-    ) as manager:
+    async with _manager(kafka, namespace) as manager:
         await manager.create_queue("q")
         await manager.send("q", "before")
         topic = _topic(kafka, namespace, "q")
@@ -84,9 +104,7 @@ class _Latin1:
 
 async def test_header_whose_name_is_no_text_stops_nobody(kafka: KafkaNode) -> None:
     namespace = unique_name("header")
-    async with QueueManager(
-        build_backend("kafka", f"kafka://{kafka.bootstrap}", namespace=namespace)
-    ) as manager:
+    async with _manager(kafka, namespace) as manager:
         await manager.create_queue("q")
         await manager.send("q", 1)
         topic = _topic(kafka, namespace, "q")
@@ -107,9 +125,7 @@ async def test_header_whose_name_is_no_text_stops_nobody(kafka: KafkaNode) -> No
 
 async def test_ends_of_others_transactions_are_no_messages(kafka: KafkaNode) -> None:
     namespace = unique_name("holes")
-    async with QueueManager(
-        build_backend("kafka", f"kafka://{kafka.bootstrap}", namespace=namespace)
-    ) as manager:
+    async with _manager(kafka, namespace) as manager:
         await manager.create_queue("q")
         await manager.send("q", 1)
         topic = _topic(kafka, namespace, "q")
@@ -132,9 +148,7 @@ async def test_ends_of_others_transactions_are_no_messages(kafka: KafkaNode) -> 
 
 async def test_junk_in_the_ledger_stops_nobody(kafka: KafkaNode) -> None:
     namespace = unique_name("junk")
-    async with QueueManager(
-        build_backend("kafka", f"kafka://{kafka.bootstrap}", namespace=namespace)
-    ) as manager:
+    async with _manager(kafka, namespace) as manager:
         await manager.create_queue("q")
         await manager.send_many("q", [1, 2])
         first = await one(manager, "q")
@@ -153,32 +167,25 @@ async def test_process_that_begins_later_continues_from_a_snapshot(
 ) -> None:
     monkeypatch.setattr(kafka_backend, "SNAPSHOT_EVERY", 50)
     namespace = unique_name("snapshot")
-    first = _broker(kafka, namespace)
-    await first.open()
-    await first.make_lane("q")
-    await first.declare("a", b"\x00\xff")
-    await first.append([Item(lane="q", data=b"%d" % n) for n in range(200)])
-    held = await first.take(["q"], max_items=3, lease_s=600.0, wait_s=0.0)
-    for _ in range(180):
-        (taken,) = await first.take(["q"], max_items=1, lease_s=600.0, wait_s=0.0)
-        assert await first.acknowledge([taken]) == [True]
-
-    async def is_short() -> bool:
-        return await first._wire.begin_offset(f"{namespace}.ledger") > 200
-
-    await until(is_short, "the ledger to be shortened")
-    later = _broker(kafka, namespace)
-    await later.open()
-
-    assert (await later.read_catalog()).records == {"a": b"\x00\xff"}
-    assert later._follower.ledger.to_snapshot()["lanes"] == first._follower.ledger.to_snapshot()["lanes"]
-    count = await later.count("q")
-    assert (count.waiting, count.held) == (17, 3)
-    rest = await later.take(["q"], max_items=50, lease_s=600.0, wait_s=0.0)
-    assert [each.data for each in rest] == [b"%d" % n for n in range(183, 200)]
-    assert await first.acknowledge(held) == [True] * 3
-    await first.close()
-    await later.close()
+    async with _opened(_broker(kafka, namespace)) as first:
+        await first.make_lane("q")
+        await first.declare("a", b"\x00\xff")
+        await first.append(_numbers(200))
+        held = await first.take(["q"], max_items=3, lease_s=600.0, wait_s=0.0)
+        for _ in range(180):
+            (taken,) = await first.take(["q"], max_items=1, lease_s=600.0, wait_s=0.0)
+            assert await first.acknowledge([taken]) == [True]
+        await until(lambda: _is_short(first, namespace, 200), "the ledger to be shortened")
+        async with _opened(_broker(kafka, namespace)) as later:
+            assert (await later.read_catalog()).records == {"a": b"\x00\xff"}
+            assert (
+                later._follower.ledger.to_snapshot()["lanes"] == first._follower.ledger.to_snapshot()["lanes"]
+            )
+            count = await later.count("q")
+            assert (count.waiting, count.held) == (17, 3)
+            rest = await later.take(["q"], max_items=50, lease_s=600.0, wait_s=0.0)
+            assert [each.data for each in rest] == [b"%d" % n for n in range(183, 200)]
+            assert await first.acknowledge(held) == [True] * 3
 
 
 async def test_snapshot_is_written_where_the_newest_one_is_old_and_is_enough_to_begin_with(
@@ -187,21 +194,18 @@ async def test_snapshot_is_written_where_the_newest_one_is_old_and_is_enough_to_
     monkeypatch.setattr(kafka_keeper, "SNAPSHOT_EVERY_S", 0.0)
     namespace = unique_name("aged")
     first, later = (EventHubsBroker(event_hubs.connection_string, namespace=namespace) for _ in range(2))
-    await first.open()
-    await first.make_lane("q")
-    await first.append([Item(lane="q", data=b"%d" % n) for n in range(3)])
-    (taken,) = await first.take(["q"], max_items=1, lease_s=600.0, wait_s=0.0)
-    before = await first._wire.end_offset(f"{namespace}.ledger")
-    await first._keeper.refresh()
-    await first.acknowledge([taken])
-    # As its retention would.
-    await first._wire.delete_before(f"{namespace}.ledger", before)
-    await later.open()
-
-    assert (await later.count("q")).waiting == 2
-    assert later._follower.ledger.to_snapshot() == first._follower.ledger.to_snapshot()
-    await first.close()
-    await later.close()
+    async with _opened(first):
+        await first.make_lane("q")
+        await first.append(_numbers(3))
+        (taken,) = await first.take(["q"], max_items=1, lease_s=600.0, wait_s=0.0)
+        before = await first._wire.end_offset(f"{namespace}.ledger")
+        await first._keeper.refresh()
+        await first.acknowledge([taken])
+        # As its retention would.
+        await first._wire.delete_before(f"{namespace}.ledger", before)
+        async with _opened(later):
+            assert (await later.count("q")).waiting == 2
+            assert later._follower.ledger.to_snapshot() == first._follower.ledger.to_snapshot()
 
 
 async def test_process_whose_reading_ended_begins_anew_at_a_snapshot(
@@ -210,74 +214,61 @@ async def test_process_whose_reading_ended_begins_anew_at_a_snapshot(
     monkeypatch.setattr(kafka_backend, "SNAPSHOT_EVERY", 20)
     namespace = unique_name("behind")
     first, behind = _broker(kafka, namespace), _broker(kafka, namespace)
-    await first.open()
-    await behind.open()
-    await first.make_lane("q")
-    await behind.ping()
-    assert behind._follower._task is not None
-    behind._follower._task.cancel()
-    await first.append([Item(lane="q", data=b"%d" % n) for n in range(100)])
-    for _ in range(90):
-        await first.acknowledge(await first.take(["q"], max_items=1, lease_s=600.0, wait_s=0.0))
+    async with _opened(first), _opened(behind):
+        await first.make_lane("q")
+        await behind.ping()
+        assert behind._follower._task is not None
+        behind._follower._task.cancel()
+        await first.append(_numbers(100))
+        for _ in range(90):
+            await first.acknowledge(await first.take(["q"], max_items=1, lease_s=600.0, wait_s=0.0))
+        await until(lambda: _is_short(first, namespace, 50), "the ledger to be shortened")
+        rest = await behind.take(["q"], max_items=50, lease_s=600.0, wait_s=0.0)
 
-    async def is_short() -> bool:
-        return await first._wire.begin_offset(f"{namespace}.ledger") > 50
-
-    await until(is_short, "the ledger to be shortened")
-    rest = await behind.take(["q"], max_items=50, lease_s=600.0, wait_s=0.0)
-
-    assert [each.data for each in rest] == [b"%d" % n for n in range(90, 100)]
-    assert await behind.acknowledge(rest) == [True] * 10
-    await first.close()
-    await behind.close()
+        assert [each.data for each in rest] == [b"%d" % n for n in range(90, 100)]
+        assert await behind.acknowledge(rest) == [True] * 10
 
 
 async def test_settled_messages_are_deleted_and_unsettled_ones_are_not(kafka: KafkaNode) -> None:
-    broker = _broker(kafka, unique_name("keeper"), "?keep_hours=0")
-    await broker.open()
-    await broker.make_lane("q")
-    await broker.append([Item(lane="q", data=b"%d" % n) for n in range(10)])
-    taken = await broker.take(["q"], max_items=6, lease_s=600.0, wait_s=0.0)
-    await broker.acknowledge([*taken[:4], taken[5]])
-    await broker._keeper.tidy()
-    _, topic = broker._find("q")
+    async with _opened(_broker(kafka, unique_name("keeper"), "?keep_hours=0")) as broker:
+        await broker.make_lane("q")
+        await broker.append(_numbers(10))
+        taken = await broker.take(["q"], max_items=6, lease_s=600.0, wait_s=0.0)
+        await broker.acknowledge([*taken[:4], taken[5]])
+        await broker._keeper.tidy()
+        _, topic = broker._find("q")
 
-    assert await broker._wire.begin_offset(topic) == 4
-    assert await broker.release(taken[4])
-    rest = await broker.take(["q"], max_items=9, lease_s=600.0, wait_s=0.0)
-    assert [each.data for each in rest] == [b"4", b"6", b"7", b"8", b"9"]
-    await broker.close()
+        assert await broker._wire.begin_offset(topic) == 4
+        assert await broker.release(taken[4])
+        rest = await broker.take(["q"], max_items=9, lease_s=600.0, wait_s=0.0)
+        assert [each.data for each in rest] == [b"4", b"6", b"7", b"8", b"9"]
 
 
 async def test_messages_that_somebody_deleted_from_the_topic_block_nobody(kafka: KafkaNode) -> None:
-    broker = _broker(kafka, unique_name("deleted"))
-    await broker.open()
-    await broker.make_lane("q")
-    await broker.append([Item(lane="q", data=b"%d" % n) for n in range(10)])
-    _, topic = broker._find("q")
-    await broker._wire.delete_before(topic, 7)
+    async with _opened(_broker(kafka, unique_name("deleted"))) as broker:
+        await broker.make_lane("q")
+        await broker.append(_numbers(10))
+        _, topic = broker._find("q")
+        await broker._wire.delete_before(topic, 7)
 
-    taken = await broker.take(["q"], max_items=10, lease_s=600.0, wait_s=1.0)
-    assert [each.data for each in taken] == [b"7", b"8", b"9"]
-    assert (await broker.count("q")).held == 3
-    await broker.close()
+        taken = await broker.take(["q"], max_items=10, lease_s=600.0, wait_s=1.0)
+        assert [each.data for each in taken] == [b"7", b"8", b"9"]
+        assert (await broker.count("q")).held == 3
 
 
 async def test_cancelled_take_gives_back_what_it_was_given(kafka: KafkaNode) -> None:
-    broker = _broker(kafka, unique_name("cancelled"))
-    await broker.open()
-    await broker.make_lane("q")
-    await broker.append([Item(lane="q", data=b"x")])
-    for pause_s in (0.0, 0.001, 0.003, 0.006, 0.01):
-        taking = asyncio.create_task(broker.take(["q"], max_items=1, lease_s=600.0, wait_s=5.0))
-        await asyncio.sleep(pause_s)
-        taking.cancel()
-        with suppress(asyncio.CancelledError):
-            await broker.release((await taking)[0])  # it was quicker than the cancelling
+    async with _opened(_broker(kafka, unique_name("cancelled"))) as broker:
+        await broker.make_lane("q")
+        await broker.append([Item(lane="q", data=b"x")])
+        for pause_s in (0.0, 0.001, 0.003, 0.006, 0.01):
+            taking = asyncio.create_task(broker.take(["q"], max_items=1, lease_s=600.0, wait_s=5.0))
+            await asyncio.sleep(pause_s)
+            taking.cancel()
+            with suppress(asyncio.CancelledError):
+                await broker.release((await taking)[0])  # it was quicker than the cancelling
 
-    (taken,) = await broker.take(["q"], max_items=1, lease_s=600.0, wait_s=5.0)
-    assert taken.data == b"x"
-    await broker.close()
+        (taken,) = await broker.take(["q"], max_items=1, lease_s=600.0, wait_s=5.0)
+        assert taken.data == b"x"
 
 
 async def test_why_nobody_answers_is_told_within_the_connect_timeout(
@@ -403,13 +394,11 @@ def test_command_sends_settled_messages_again(kafka: KafkaNode, monkeypatch: pyt
 
 
 async def test_queues_keep_their_options_and_messages_while_nobody_is_there(kafka: KafkaNode) -> None:
-    def manager(namespace: str = unique_name("again")) -> QueueManager:
-        return QueueManager(build_backend("kafka", f"kafka://{kafka.bootstrap}", namespace=namespace))
-
-    async with manager() as before:
+    namespace = unique_name("again")
+    async with _manager(kafka, namespace) as before:
         await before.create_queue("q", QueueOptions(lease_s=7.0))
         await before.send_many("q", [1, 2, 3])
         await (await one(before, "q")).ack()
-    async with manager() as after:
+    async with _manager(kafka, namespace) as after:
         assert (await after.list_queues())["q"].lease_s == 7.0
         assert await payloads(after, "q") == [2, 3]
