@@ -6,8 +6,9 @@ import gc
 import os
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, Self, TypeVar
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -32,6 +33,24 @@ settings.register_profile("suite", deadline=None, suppress_health_check=[HealthC
 settings.load_profile("suite")
 
 _REPORT = pytest.StashKey[Programs]()
+
+
+class Server(Protocol):
+    def start(self) -> Self: ...
+
+    def close(self) -> None: ...
+
+
+S = TypeVar("S", bound=Server)
+
+
+@contextmanager
+def started(server: S) -> Iterator[S]:
+    """A server that runs while the block does; what is left of one that did not start is removed too."""
+    try:
+        yield server.start()
+    finally:
+        server.close()
 
 
 @pytest.fixture
@@ -99,11 +118,8 @@ def sqs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SqsServer]:
 @pytest.fixture(scope="session")
 def mosquitto() -> Iterator[Mosquitto]:
     """One MQTT broker for all tests of this process: they must not stop it."""
-    server = Mosquitto()
-    try:
-        yield server.start()
-    finally:
-        server.close()
+    with started(Mosquitto()) as server:
+        yield server
 
 
 @pytest.fixture
@@ -123,22 +139,22 @@ def start_mosquitto() -> Iterator[Callable[..., Mosquitto]]:
 @pytest.fixture(scope="session")
 def pubsub_emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PubSubEmulator]:
     """One emulator of Pub/Sub for all tests of this process."""
-    server = PubSubEmulator(tmp_path_factory.mktemp("pubsub"))
-    try:
-        yield server.start()
-    finally:
-        server.close()
+    with started(PubSubEmulator(tmp_path_factory.mktemp("pubsub"))) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
 def postgres_cluster() -> Iterator[PostgresCluster]:
     """One PostgreSQL for all tests of this process."""
-    cluster = PostgresCluster()
-    try:
-        cluster.start()
-        yield cluster
-    finally:
-        cluster.close()
+    with started(PostgresCluster()) as server:
+        yield server
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[PostgresCluster]:
+    """A PostgreSQL for one test alone, to kill."""
+    with started(PostgresCluster()) as server:
+        yield server
 
 
 @pytest.fixture
@@ -160,71 +176,50 @@ def module_postgres_url(postgres_cluster: PostgresCluster) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def kafka() -> Iterator[KafkaNode]:
     """One Apache Kafka for all tests of this process: `new_topic` and `unique_name` keep them apart."""
-    node = KafkaNode()
-    try:
-        yield node.start()
-    finally:
-        node.close()
+    with started(KafkaNode()) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
 def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitServer]:
     """One RabbitMQ for all tests of this process: they must not kill it."""
-    server = RabbitServer(tmp_path_factory.mktemp("rabbitmq"))
-    try:
-        yield server.start()
-    finally:
-        server.close()
+    with started(RabbitServer(tmp_path_factory.mktemp("rabbitmq"))) as server:
+        yield server
 
 
 @pytest.fixture
 def own_rabbitmq(tmp_path: Path) -> Iterator[RabbitServer]:
     """A RabbitMQ for one test alone, to kill, pause or restart."""
-    server = RabbitServer(tmp_path / "rabbitmq")
-    try:
-        yield server.start()
-    finally:
-        server.close()
+    with started(RabbitServer(tmp_path / "rabbitmq")) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
 def event_hubs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EventHubsListener]:
     """What stands for Azure Event Hubs, for all tests of this process."""
-    node = EventHubsListener(tmp_path_factory.mktemp("event_hubs"))
-    try:
-        yield node.start()
-    finally:
-        node.close()
+    with started(EventHubsListener(tmp_path_factory.mktemp("event_hubs"))) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
 def module_kafka() -> Iterator[KafkaNode]:
     """A Kafka for the tests of one module, which use the platform's own topics."""
-    node = KafkaNode()
-    try:
-        yield node.start()
-    finally:
-        node.close()
+    with started(KafkaNode()) as server:
+        yield server
 
 
 @pytest.fixture
 def own_kafka() -> Iterator[KafkaNode]:
     """An Apache Kafka for one test alone, to kill, pause or restart."""
-    node = KafkaNode()
-    try:
-        yield node.start()
-    finally:
-        node.close()
+    with started(KafkaNode()) as server:
+        yield server
 
 
 @pytest.fixture
 def kafka_cluster() -> Iterator[KafkaCluster]:
     """Three nodes of Apache Kafka for one test alone: topics have three replicas."""
-    cluster = KafkaCluster()
-    try:
-        yield cluster.start()
-    finally:
-        cluster.close()
+    with started(KafkaCluster()) as server:
+        yield server
 
 
 @pytest.fixture

@@ -50,7 +50,7 @@ class PostgresCluster:
         self.port = 0
         self._child: Child | None = None
 
-    def start(self) -> None:
+    def start(self) -> PostgresCluster:
         """Create the cluster and wait until it takes connections."""
         data = self.directory / "data"
         if self.user is not None:
@@ -61,7 +61,7 @@ class PostgresCluster:
             self.port = find_free_port()
             self._child = Child(self._command(data), log=self.log, user=self.user, cwd=self.directory)
             if self._answers():
-                return
+                return self
             self._child.kill()
             if "Address already in use" not in self._child.log_tail():
                 break
