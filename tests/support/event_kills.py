@@ -24,6 +24,7 @@ from pynomaly_tasks.store.tables import audit_log, outbox
 from support.event_checker import ALERTED, HOOKED, TOPICS, EventChecker, Row, Verdict
 from support.jobs import Engine
 from support.processes import Program
+from support.threads import beside
 from support.waiting import wait_until
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -123,25 +124,18 @@ class EventKillRun:
     @contextmanager
     def _submitting(self) -> Iterator[threading.Event]:
         """Submit over the time of the kills, and the rest at once when they are over."""
-        hurry, errors = threading.Event(), []
+        hurry = threading.Event()
 
         def submit() -> None:
-            try:
-                for number in range(self.n_jobs):
-                    self.jobs.append(self._submit(number))
-                    hurry.wait(self.rng.uniform(0.0, 2.0 * 2.5 * self.n_kills / self.n_jobs))
-            except BaseException as error:
-                errors.append(error)
+            for number in range(self.n_jobs):
+                self.jobs.append(self._submit(number))
+                hurry.wait(self.rng.uniform(0.0, 2.0 * 2.5 * self.n_kills / self.n_jobs))
 
-        thread = threading.Thread(target=submit)
-        thread.start()
-        try:
-            yield hurry
-        finally:
-            hurry.set()
-            thread.join(600)
-        if errors:
-            raise errors[0]
+        with beside(submit, timeout_s=600):
+            try:
+                yield hurry
+            finally:
+                hurry.set()
 
     def _submit(self, number: int) -> Job:
         kind = number % 10

@@ -20,6 +20,7 @@ from pynomaly_tasks.store.clock import server_now
 from pynomaly_tasks.store.tables import outbox
 from support.jobs import settings_from
 from support.processes import Program, Programs
+from support.threads import beside
 from support.waiting import wait_until
 
 TOPIC = "job_events"
@@ -100,28 +101,20 @@ class Relays:
     def writing(self, n_keys: int = 20, pause_s: float = 0.02, filler: str = "") -> Iterator[list[float]]:
         """Write events of that many keys all the while; the list holds how long each commit took, in seconds."""
         took_s: list[float] = []
-        errors: list[BaseException] = []
         stopping = threading.Event()
 
         def write() -> None:
-            try:
-                while not stopping.wait(pause_s):
-                    started_s = time.perf_counter()
-                    self.write(*(f"key-{number}" for number in range(n_keys)), filler=filler)
-                    took_s.append(time.perf_counter() - started_s)
-                    self.platform.bell.ring()
-            except BaseException as error:
-                errors.append(error)
+            while not stopping.wait(pause_s):
+                started_s = time.perf_counter()
+                self.write(*(f"key-{number}" for number in range(n_keys)), filler=filler)
+                took_s.append(time.perf_counter() - started_s)
+                self.platform.bell.ring()
 
-        thread = threading.Thread(target=write)
-        thread.start()
-        try:
-            yield took_s
-        finally:
-            stopping.set()
-            thread.join(60)
-        if errors:
-            raise errors[0]
+        with beside(write, timeout_s=60):
+            try:
+                yield took_s
+            finally:
+                stopping.set()
 
     def wait_until_drained(self, timeout_s: float = 60.0) -> None:
         """Nothing waits to be published."""
