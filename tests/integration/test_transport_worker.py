@@ -158,32 +158,17 @@ def test_plain_and_our_workers_and_producers_share_a_queue(fleet: Fleet) -> None
     assert all(worker.is_running() for worker in workers)
 
 
-def test_our_worker_gives_back_what_a_dead_plain_worker_held(
-    own_redis: RedisServer, programs: Programs
+@pytest.mark.parametrize(("dying", "heir"), [(PLAIN, OURS), (OURS, PLAIN)], ids=["ours", "plain"])
+def test_worker_gives_back_what_a_dead_one_of_the_other_kind_held(
+    own_redis: RedisServer, programs: Programs, dying: str, heir: str
 ) -> None:
     fleet = Fleet(own_redis, programs, visibility_s=2.0)
-    plain = fleet.worker(PLAIN, slots=1)
+    doomed = fleet.worker(dying, slots=1)
     fleet.submit(1, gate="gate")
     fleet.wait_for_start(1)
 
-    plain.kill()
-    fleet.worker(OURS)
-    fleet.wait_for_start(1, times=2)
-    fleet.effects.rpush("gate", 1)
-    fleet.wait_for_ends(1)
-    fleet.close()
-
-
-def test_plain_worker_gives_back_what_our_dead_worker_held(
-    own_redis: RedisServer, programs: Programs
-) -> None:
-    fleet = Fleet(own_redis, programs, visibility_s=2.0)
-    ours = fleet.worker(OURS, slots=1)
-    fleet.submit(1, gate="gate")
-    fleet.wait_for_start(1)
-
-    ours.kill()
-    fleet.worker(PLAIN)
+    doomed.kill()
+    fleet.worker(heir)
     fleet.wait_for_start(1, times=2)
     fleet.effects.rpush("gate", 1)
     fleet.wait_for_ends(1)
