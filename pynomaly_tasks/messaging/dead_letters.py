@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
+from typing import Any
 
 import orjson
 
@@ -42,7 +43,7 @@ class DeadLetter:
     error: str  #: for people
     message_id: str
     n_attempts: int
-    dead_at: datetime  #: UTC, by the clock of the process that gave it up
+    dead_at: datetime  #: UTC, by the clock of the process that gave it up; now, where nobody noted it
     priority: int
     raw: bytes  #: exactly what lay in the broker
     message: Message | None  #: None where the bytes cannot be read
@@ -85,6 +86,15 @@ def dead_entry_of(held: Held, reason: Reason, error: str, message: Message | Non
         priority=held.priority,
         raw=held.body,
     )
+
+
+#: What is said of bytes that are no letter.
+_FOREIGN: dict[str, Any] = {
+    "error": "another program put these bytes among the dead letters",
+    "topic": "",
+    "n_attempts": 0,
+    "priority": 0,
+}
 
 
 class DeadLetters:
@@ -167,8 +177,13 @@ class DeadLetters:
         return [self._read(queue, each) for each in stored]
 
     def _read(self, queue: str, stored: Stored) -> DeadLetter:
-        letter = orjson.loads(stored.body)
-        raw = base64.b64decode(letter["raw"])
+        try:
+            letter = orjson.loads(stored.body)
+            told = {name: letter[name] for name in _FOREIGN}
+            reason = Reason(letter["reason"])
+            raw, dead_at = base64.b64decode(letter["raw"]), datetime.fromisoformat(letter["dead_at"])
+        except (ValueError, KeyError, TypeError):
+            told, reason, raw, dead_at = _FOREIGN, Reason.UNREADABLE, stored.body, datetime.now(UTC)
         message: Message | None
         try:
             message = self._session.codec.decode(raw, queue=queue)
@@ -177,15 +192,12 @@ class DeadLetters:
         return DeadLetter(
             id=stored.key,
             queue=queue,
-            topic=letter["topic"],
-            reason=Reason(letter["reason"]),
-            error=letter["error"],
+            reason=reason,
             message_id=stored.message_id,
-            n_attempts=letter["n_attempts"],
-            dead_at=datetime.fromisoformat(letter["dead_at"]),
-            priority=letter["priority"],
+            dead_at=dead_at,
             raw=raw,
             message=message,
+            **told,
         )
 
     def _again(self, letter: DeadLetter, topology: Topology) -> list[Entry]:

@@ -8,6 +8,7 @@ import pytest
 
 from pynomaly_tasks.errors import NotFound
 from pynomaly_tasks.messaging import Kind, QueueManager, QueueOptions, Reason, dead_letters
+from pynomaly_tasks.messaging.topology import dead_channel
 from support.messaging import BrokerUnderTest, one, payloads, put_raw
 
 
@@ -128,6 +129,23 @@ async def test_queue_without_dead_letters_keeps_none_and_counts(broker: BrokerUn
         assert await manager.receive("q") == []
         assert await manager.dead_letters.list_letters() == []
         assert (await manager.statistics("q")).measure.failed == 3
+
+
+@pytest.mark.parametrize("body", [b"", b"\xff", b"[1]", b'{"raw":5}', b'{"raw":"","dead_at":"2026"}'])
+async def test_bytes_that_are_no_letter_are_listed_beside_the_others_and_discarded(
+    broker: BrokerUnderTest, body: bytes
+) -> None:
+    async with broker.manager() as manager:
+        await manager.create_queue("q")
+        await put_raw(manager, dead_channel("q"), body)
+        await _reject(manager, "q", 1)
+
+        strange, letter = await manager.dead_letters.list_letters("q")
+        assert (strange.reason, strange.raw, strange.message) == (Reason.UNREADABLE, body, None)
+        assert "another program" in strange.error
+        assert letter.reason is Reason.HANDLER_ERROR
+        assert await manager.dead_letters.discard_all("q") == 2
+        assert await manager.dead_letters.list_letters("q") == []
 
 
 async def test_unreadable_letter_is_redriven_as_it_was(broker: BrokerUnderTest) -> None:
