@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -21,52 +19,22 @@ from pynomaly_tasks.kinds.send_notification import SendNotificationRequest, perf
 from pynomaly_tasks.kinds.services import Services
 from pynomaly_tasks.senders import build_channels
 from pynomaly_tasks.store.store import Store
+from support.post_receiver import PostReceiver
 
 RECORDS = "SELECT channel, n_attempts, last_error, delivered_at IS NOT NULL FROM deliveries ORDER BY channel"
 
 
-class Hook:
-    """A web server that keeps what was posted, and answers as told."""
-
-    def __init__(self) -> None:
-        self.status = 200
-        self.location: str | None = None
-        self.may_answer = threading.Event()
-        self.may_answer.set()
-        self.posted: list[dict[str, object]] = []
-        hook = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                hook.may_answer.wait(30)
-                if hook.status < 300:
-                    hook.posted.append(json.loads(body))
-                self.send_response(hook.status)
-                if hook.location:
-                    self.send_header("Location", hook.location)
-                self.end_headers()
-
-            def do_GET(self) -> None:
-                self.send_response(200)
-                self.end_headers()
-
-            def log_message(self, format: str, *args: object) -> None: ...  # noqa: A002 - the base class's name
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02})
-        self.thread.start()
+class Hook(PostReceiver):
+    """A service for notifications."""
 
     @property
     def url(self) -> str:
-        return f"json://user:s3cret@127.0.0.1:{self.server.server_address[1]}/t0ken"
+        return f"json://user:s3cret@127.0.0.1:{self.port}/t0ken"
 
-    def close(self) -> None:
-        self.may_answer.set()
-        self.server.shutdown()
-        self.thread.join(10)
-        self.server.server_close()
+    @property
+    def posted(self) -> list[dict[str, object]]:
+        """What it took."""
+        return [json.loads(post.body) for post in self.posts if post.status < 300]
 
 
 @dataclass
@@ -152,7 +120,7 @@ def test_a_refusal_is_told_by_its_status_and_may_be_tried_again(
 
 def test_a_redirected_message_does_not_count_as_delivered(start_hook: Callable[[], Hook]) -> None:
     hook = start_hook()
-    hook.status, hook.location = 302, "/elsewhere"
+    hook.status, hook.headers = 302, {"Location": "/elsewhere"}
 
     with pytest.raises(DeliveryFailed, match="HTTP status 302"):
         send(services({"ops": hook.url}), "ops")

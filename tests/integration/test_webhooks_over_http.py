@@ -3,13 +3,11 @@
 import json
 import logging
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -22,6 +20,7 @@ from pynomaly_tasks.errors import InvalidRequest, InvalidSettings
 from pynomaly_tasks.kinds.deliver_webhook import DeliverWebhookRequest, perform
 from pynomaly_tasks.kinds.services import Services
 from pynomaly_tasks.senders.webhook import WebhookDelayed, WebhookEndpoint, WebhookRefused, Webhooks
+from support.post_receiver import PostReceiver
 from support.stack import Stack, client
 from support.waiting import wait_until
 
@@ -29,48 +28,17 @@ SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 EVENT = {"id": "event-1", "type": "job.completed", "source": "/pynomaly", "data": {"job_id": "job-1"}}
 
 
-class Receiver:
-    """A web server that keeps what was posted with its headers, and answers as told."""
-
-    def __init__(self) -> None:
-        self.status = 204
-        self.headers: dict[str, str] = {}
-        self.may_answer = threading.Event()
-        self.may_answer.set()
-        self.posts: list[tuple[str, dict[str, str], bytes]] = []
-        receiver = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                receiver.may_answer.wait(30)
-                receiver.posts.append((self.path, dict(self.headers), body))
-                self.send_response(receiver.status)
-                for name, value in receiver.headers.items():
-                    self.send_header(name, value)
-                self.end_headers()
-
-            def log_message(self, format: str, *args: object) -> None: ...  # noqa: A002 - the base class's name
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02})
-        self.thread.start()
+class Receiver(PostReceiver):
+    """A receiver of webhooks."""
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server.server_port}/hook?token=of-the-path"
-
-    def close(self) -> None:
-        self.may_answer.set()
-        self.server.shutdown()
-        self.server.server_close()
-        self.thread.join(10)
+        return f"http://127.0.0.1:{self.port}/hook?token=of-the-path"
 
 
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
-    receiver = Receiver()
+    receiver = Receiver(204)
     yield receiver
     receiver.close()
 
@@ -86,13 +54,13 @@ def post(url: str, **more: Any) -> Any:
 def test_post_is_signed_so_that_the_receiver_can_verify_it(receiver: Receiver):
     posted = post(receiver.url)
 
-    [(path, headers, body)] = receiver.posts
+    [(path, headers, body, _)] = receiver.posts
     assert posted.status == 204
     assert path == "/hook?token=of-the-path"
     assert Webhook(SECRET).verify(body, headers) == EVENT
     assert headers["webhook-id"] == "event-1"
     assert headers["Content-Type"] == "application/cloudevents+json"
-    assert headers["Host"] == f"127.0.0.1:{receiver.server.server_port}"
+    assert headers["Host"] == f"127.0.0.1:{receiver.port}"
     with pytest.raises(WebhookVerificationError):
         Webhook(SECRET).verify(body.replace(b"job-1", b"job-2"), headers)
     with pytest.raises(WebhookVerificationError):
@@ -192,7 +160,7 @@ def test_name_that_leads_inside_is_refused_and_nothing_is_sent(
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: found)
 
     with pytest.raises(WebhookRefused, match="leads to an address of this network; set allow_private"):
-        post(f"https://inside.example.com:{receiver.server.server_port}/hook")
+        post(f"https://inside.example.com:{receiver.port}/hook")
 
     assert receiver.posts == []
 
@@ -276,7 +244,7 @@ def test_job_posts_the_whole_event_and_keeps_who_answered_what(receiver: Receive
 
     outcome = perform(Context(), request, services(endpoint(receiver.url)))  # type: ignore[arg-type]
 
-    [(_, headers, body)] = receiver.posts
+    [(_, headers, body, _)] = receiver.posts
     assert Webhook(SECRET).verify(body, headers) == EVENT
     assert outcome.summary == {"endpoint": "crm", "event_id": "event-1", "http_status": 204}
 
@@ -322,7 +290,7 @@ def test_worker_delivers_over_the_queue_and_waits_as_long_as_the_receiver_asks(
     assert first.finished_at is not None
     assert (second.started_at - first.finished_at).total_seconds() >= 2.9
     assert len(receiver.posts) == 2
-    assert all(Webhook(SECRET).verify(body, headers) == EVENT for _, headers, body in receiver.posts)
+    assert all(Webhook(SECRET).verify(body, headers) == EVENT for _, headers, body, _ in receiver.posts)
     output = "".join(program.output() for program in delivering.programs.started)
     assert SECRET not in output
     assert "of-the-path" not in output
