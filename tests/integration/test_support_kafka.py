@@ -207,7 +207,7 @@ def test_node_takes_other_ports_where_its_own_are_taken(monkeypatch: pytest.Monk
         try:
             node.start()
 
-            assert node.is_member()
+            assert node.serves()
             assert taken not in {node.port, node.sasl_port, node.controller_port}
         finally:
             node.close()
