@@ -25,6 +25,14 @@ def find_free_port() -> int:
     raise OSError(f"no free TCP port on 127.0.0.1 in {_TRIES} tries between {_LOWEST} and {_HIGHEST}")
 
 
+def find_free_ports(n_ports: int) -> list[int]:
+    """As many, no two of them the same."""
+    ports: set[int] = set()
+    while len(ports) < n_ports:
+        ports.add(find_free_port())
+    return list(ports)
+
+
 def is_free(port: int) -> bool:
     """Whether nobody listens on the port now."""
     with socket.socket() as probe:

@@ -20,7 +20,7 @@ import pytest
 from aiokafka.errors import KafkaError
 
 from pynomaly_tasks.embedded.child import Child
-from pynomaly_tasks.embedded.ports import find_free_port
+from pynomaly_tasks.embedded.ports import find_free_ports
 from support.kafka_topics import KafkaTopics, admin_client, run_bounded
 from support.waiting import wait_until
 
@@ -134,10 +134,7 @@ class KafkaNode(KafkaTopics):
 
     def choose_ports(self) -> None:
         """Take three free ports; done by `start`."""
-        ports: set[int] = set()
-        while len(ports) < 3:  # the same one may be drawn twice
-            ports.add(find_free_port())
-        self.port, self.sasl_port, self.controller_port = ports
+        self.port, self.sasl_port, self.controller_port = find_free_ports(3)
 
     def format(self, voters: Mapping[int, int]) -> None:
         """Write its settings and, as Kafka's storage tool does, its data directory; done by `start`.

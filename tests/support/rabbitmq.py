@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from pynomaly_tasks.embedded.child import Child
-from pynomaly_tasks.embedded.ports import find_free_port
+from pynomaly_tasks.embedded.ports import find_free_ports
 from support.waiting import wait_until
 
 USER = "guest"
@@ -88,7 +88,7 @@ class RabbitServer:
     def start(self) -> RabbitServer:
         """Start it on free ports with new data, and wait until it serves."""
         for _ in range(_PORT_TRIES):
-            self.port, self._dist_port, self._epmd_port = (find_free_port() for _ in range(3))
+            self.port, self._dist_port, self._epmd_port = find_free_ports(3)
             self._write_settings()
             self._start_epmd()
             self._spawn()
