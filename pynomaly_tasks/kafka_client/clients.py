@@ -71,9 +71,11 @@ class Connection(AIOKafkaConnection):  # type: ignore[misc]  # aiokafka has no t
 
     def opened(self, transport: asyncio.Transport) -> None:
         """Called by its protocol, also where a cancelled `connect` is no more there to learn of it."""
-        self._transport = transport
+        # In Python 3.11.2 a TLS transport that was closed twice cannot be aborted; what is below it always can.
+        tls = getattr(transport, "_ssl_protocol", None)
+        self._transport = getattr(tls, "_transport", transport)
         if self._is_ended:
-            transport.abort()
+            self._transport.abort()
         elif self._hold is not None:
             self._hold(self)
 

@@ -249,3 +249,21 @@ def test_nothing_is_left_of_the_question_why_a_broker_behind_tls_is_silent(tmp_p
             gc.collect()
 
     assert left_open_by(scenario()) == []
+
+
+def test_connection_behind_tls_that_is_closed_more_than_once_is_ended(tmp_path: Path) -> None:
+    files = make_certificates(tmp_path)
+
+    async def scenario() -> None:
+        async with KafkaListener(tls=tls_of(files)) as listener:
+            client = await connected(
+                listener,
+                security_protocol="SSL",
+                ssl_context=ssl.create_default_context(cafile=files.authority),
+            )
+            for connection in client._held:
+                connection._writer.close()
+                connection._writer.close()
+            await client.close()
+
+    assert left_open_by(scenario()) == []
