@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import peers
-from benchmarks.messaging_peers.kafka import KafkaBench
+from benchmarks.messaging_peers.kafka import EventHubsBench, KafkaBench
 from benchmarks.messaging_peers.memory import MemoryBench
 from benchmarks.messaging_peers.mqtt import MqttBench
 from benchmarks.messaging_peers.pubsub import PubSubBench
@@ -38,7 +38,16 @@ from benchmarks.messaging_peers.systems import BackendAlone, Broker, Cost, FastS
 
 BROKERS: dict[str, type[Broker]] = {
     each.name: each
-    for each in (MemoryBench, RedisBench, RabbitBench, KafkaBench, MqttBench, SqsBench, PubSubBench)
+    for each in (
+        MemoryBench,
+        RedisBench,
+        RabbitBench,
+        KafkaBench,
+        EventHubsBench,
+        MqttBench,
+        SqsBench,
+        PubSubBench,
+    )
 }
 AT_ONCE = 100
 #: A Kafka that has just started takes twenty times as long for the first messages.

@@ -1,23 +1,27 @@
-"""Apache Kafka: one node, topics of one partition, acks=all from an idempotent producer."""
+"""Apache Kafka: one node, topics of one partition, acks=all from an idempotent producer.
+
+The same behind TLS and the login of Azure Event Hubs, which FastStream has no broker for.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.helpers import create_ssl_context
 
 from benchmarks.messaging_peers.systems import PAYLOAD, FastStream, System, nothing, ready_body
 from pynomaly_tasks.messaging import Backend, build_backend
 
 
-async def make_topic(servers: str, name: str) -> None:
-    admin = AIOKafkaAdminClient(bootstrap_servers=servers)
+async def make_topic(address: Mapping[str, Any], name: str) -> None:
+    admin = AIOKafkaAdminClient(**address)
     await admin.start()
     await admin.create_topics([NewTopic(name, 1, 1)])
     await admin.close()
@@ -26,19 +30,17 @@ async def make_topic(servers: str, name: str) -> None:
 class Bare:
     """aiokafka: a consumer group of one, its offset committed for each fetch; nobody settles one message alone."""
 
-    def __init__(self, servers: str) -> None:
+    def __init__(self, address: Mapping[str, Any]) -> None:
         self.seen: Callable[[], None] = nothing
-        self._servers = servers
+        self._address = address  #: and login, as aiokafka's clients take them
         self._topic = f"bare-{uuid.uuid4().hex[:8]}"
         self._body = ready_body()
 
     async def open(self) -> None:
-        await make_topic(self._servers, self._topic)
-        self._producer = AIOKafkaProducer(
-            bootstrap_servers=self._servers, acks="all", enable_idempotence=True
-        )
+        await make_topic(self._address, self._topic)
+        self._producer = AIOKafkaProducer(**self._address, acks="all", enable_idempotence=True)
         self._consumer = AIOKafkaConsumer(
-            self._topic, bootstrap_servers=self._servers, group_id=self._topic, enable_auto_commit=False,
+            self._topic, **self._address, group_id=self._topic, enable_auto_commit=False,
             auto_offset_reset="earliest",
         )  # fmt: skip
         await self._producer.start()
@@ -83,7 +85,7 @@ class FastStreamOnKafka(FastStream):
         return broker, broker.subscriber(self.queue, group_id=self.queue, auto_offset_reset="earliest")
 
     async def open(self) -> None:
-        await make_topic(self._servers, self.queue)
+        await make_topic({"bootstrap_servers": self._servers}, self.queue)
         await super().open()
 
     async def send_one(self) -> None:
@@ -114,7 +116,40 @@ class KafkaBench:
         return build_backend("kafka", f"kafka://{self.servers}", namespace=f"bench-{uuid.uuid4().hex[:8]}")
 
     def bare(self) -> System:
-        return Bare(self.servers)
+        return Bare({"bootstrap_servers": self.servers})
 
-    def faststream(self) -> System:
+    def faststream(self) -> System | None:
         return FastStreamOnKafka(self.servers)
+
+
+class EventHubsBench(KafkaBench):
+    """See `Broker`."""
+
+    name = "event_hubs"
+
+    def start(self, stack: ExitStack, directory: Path) -> None:
+        from support.event_hubs import EventHubsListener
+
+        self._node = EventHubsListener(directory)
+        stack.callback(self._node.close)
+        self._node.start()
+
+    def backend(self) -> Backend:
+        namespace = f"bench-{uuid.uuid4().hex[:8]}"
+        return build_backend("event_hubs", self._node.connection_string, namespace=namespace)
+
+    def bare(self) -> System:
+        connection_string, _, authority = self._node.connection_string.partition(";CaFile=")
+        return Bare(
+            {
+                "bootstrap_servers": self._node.sasl_bootstrap,
+                "security_protocol": "SASL_SSL",
+                "sasl_mechanism": "PLAIN",
+                "sasl_plain_username": "$ConnectionString",
+                "sasl_plain_password": connection_string,
+                "ssl_context": create_ssl_context(cafile=authority),
+            }
+        )
+
+    def faststream(self) -> System | None:
+        return None
