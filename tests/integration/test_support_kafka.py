@@ -203,7 +203,9 @@ def test_node_takes_other_ports_where_its_own_are_taken(monkeypatch: pytest.Monk
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = other.getsockname()[1]
         choices = iter([taken])
-        monkeypatch.setattr("pynomaly_tasks.embedded.ports.find_free_port", lambda: next(choices, None) or find_free_port())
+        monkeypatch.setattr(
+            "pynomaly_tasks.embedded.ports.find_free_port", lambda: next(choices, None) or find_free_port()
+        )
         try:
             node.start()
 
