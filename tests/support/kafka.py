@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from aiokafka.errors import KafkaError
 
@@ -181,7 +182,7 @@ class KafkaNode(KafkaTopics):
         """Wait until it serves; False when its process has ended instead."""
         try:
             wait_until(
-                lambda: not self.child.is_running() or self.is_member(),
+                lambda: not self.child.is_running() or (self._has_its_ports() and self.is_member()),
                 timeout_s,
                 f"Kafka node {self.node_id} to serve",
             )
@@ -189,6 +190,15 @@ class KafkaNode(KafkaTopics):
             error.add_note(f"its log ends:\n{self.child.log_tail(60)}")
             raise
         return self.child.is_running()
+
+    def _has_its_ports(self) -> bool:
+        """Whether it listens on all three: it may answer on one, and end a moment later for want of another."""
+        try:
+            connections = psutil.Process(self.child.pid).net_connections("tcp")
+        except psutil.NoSuchProcess:
+            return False
+        listening = {each.laddr.port for each in connections if each.status == psutil.CONN_LISTEN}
+        return {self.port, self.sasl_port, self.controller_port} <= listening
 
     def is_member(self) -> bool:
         """Whether it answers now, knows itself as a broker, and leads what only it holds."""
