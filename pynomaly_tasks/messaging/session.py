@@ -29,18 +29,18 @@ class Session:
         self.backend = backend
         self.codec = codec
         self._topology: Topology | None = None
-        self._is_open = False
+        self._is_closed = False
         self._waiting: set[asyncio.Timeout] = set()
         self._nobody_waits = asyncio.Event()
 
     async def open(self) -> None:
         """Open the backend."""
         await self.backend.open()
-        self._is_open = True
+        self._is_closed = False
 
     async def close(self) -> None:
         """End the calls that wait, then the backend."""
-        self._is_open = False
+        self._is_closed = True
         for call in self._waiting:
             call.reschedule(0.0)
         if self._waiting:
@@ -63,10 +63,10 @@ class Session:
                     if not self._waiting:
                         self._nobody_waits.set()
         except (TimeoutError, Unavailable) as error:
-            if self._is_open:
+            if not self._is_closed:
                 raise
             raise MessagingClosed(
-                f"the {self.backend.name} backend was closed while a call waited, or is not open"
+                f"the {self.backend.name} backend was closed while a call waited"
             ) from error
 
     async def topology(self, *, fresh: bool = False) -> Topology:
