@@ -134,6 +134,13 @@ async def _hold(broker: PlainBroker, n: int) -> list[Taken]:
     return held
 
 
+@asynccontextmanager
+async def _holding(broker: PlainBroker, n: int) -> AsyncIterator[list[Taken]]:
+    """The broker, opened, with as many items in its hands."""
+    async with _opened(broker):
+        yield await _hold(broker, n)
+
+
 def _at_once(broker: PlainBroker, held: Sequence[Taken]) -> Awaitable[list[list[bool] | BaseException]]:
     """Each by a call of its own, as handlers do it."""
     return asyncio.gather(*(broker.acknowledge([each]) for each in held), return_exceptions=True)
@@ -143,8 +150,7 @@ async def test_sqs_gets_ten_acknowledgements_in_a_request_and_a_failed_one_conce
     sqs_server: SqsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broker = SqsBroker(sqs_server.url, namespace=unique_name("test"))
-    async with _opened(broker):
-        held = await _hold(broker, 41)
+    async with _holding(broker, 41) as held:
         sizes: list[int] = []
         batch = broker._connection.batch
 
@@ -171,8 +177,7 @@ async def test_sqs_that_failed_for_one_of_several_is_asked_for_all_again(
     sqs_server: SqsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broker = SqsBroker(sqs_server.url, namespace=unique_name("test"))
-    async with _opened(broker):
-        held = await _hold(broker, 15)
+    async with _holding(broker, 15) as held:
         batch = broker._connection.batch
 
         async def cut_off(action: str, url: str, entries: list[dict[str, Any]]) -> list[bool]:
@@ -193,8 +198,7 @@ async def test_sqs_hides_and_shows_what_is_held_ten_to_a_request(
     sqs_server: SqsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broker = SqsBroker(sqs_server.url, namespace=unique_name("test"))
-    async with _opened(broker):
-        held = await _hold(broker, 21)
+    async with _holding(broker, 21) as held:
         asked: list[tuple[str, int]] = []
         batch = broker._connection.batch
 
@@ -218,8 +222,7 @@ async def test_pubsub_gets_acknowledgements_of_one_moment_in_two_requests(
     pubsub_emulator: PubSubEmulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broker = PubSubBroker(pubsub_emulator.url, namespace=unique_name("test"))
-    async with _opened(broker):
-        held = await _hold(broker, 100)
+    async with _holding(broker, 100) as held:
         sizes: list[int] = []
         subscriber = broker._connection.subscriber
         acknowledge = subscriber.acknowledge
@@ -243,8 +246,7 @@ async def test_pubsub_that_failed_is_asked_again_for_all_that_were_in_the_reques
     proxy = tcp_proxy(pubsub_emulator.port)
     url = pubsub_emulator.url.replace(str(pubsub_emulator.port), str(proxy.port))
     broker = PubSubBroker(url, namespace=unique_name("test"), timeout_s=1.0)
-    async with _opened(broker):
-        held = await _hold(broker, 20)
+    async with _holding(broker, 20) as held:
         proxy.stall()
         answers = await _at_once(broker, held)
         proxy.flow()

@@ -102,6 +102,18 @@ async def outlive_a_holder(queue: ConsumedQueue, *, n_messages: int) -> tuple[in
     return n_held, time.monotonic() - killed_at
 
 
+async def outlive_a_holder_of_20(queue: ConsumedQueue, *, lease_s: float) -> None:
+    """`outlive_a_holder` of half of 40 messages: each is done once, those of the dead at their second attempt."""
+    n_held, took_s = await outlive_a_holder(queue, n_messages=40)
+
+    # The other process takes a second to start.
+    assert (n_held, took_s < lease_s + 5.0) == (20, True)
+    assert sorted(queue.done()) == [(n, 2) for n in range(20)] + [(n, 1) for n in range(20, 40)]
+    async with queue.manager() as manager:
+        await until(lambda: is_empty(manager), "the queue to be empty")
+        assert await manager.dead_letters.list_letters("q") == []
+
+
 async def outlive_restarts(
     queue: ConsumedQueue, restarts: Sequence[Callable[[], object]], *, n_messages: int
 ) -> None:
