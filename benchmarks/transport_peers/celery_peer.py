@@ -12,6 +12,7 @@ app = Celery(
     "celery_peer",
     broker=f"{REDIS_URL}/1",
     amqp="pynomaly_tasks.transport.amqp:AMQP" if OURS == "with amqp" else None,
+    task_cls="pynomaly_tasks.transport.task:Task" if OURS == "with amqp" else None,
 )
 if OURS:
     app.conf.broker_transport = "pynomaly_tasks.transport:Transport"

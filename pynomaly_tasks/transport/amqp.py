@@ -50,9 +50,9 @@ class Producer(messaging.Producer):  # type: ignore[misc]  # kombu has no types
 
     def publish(self, body: Any, routing_key: str | None = None, *args: Any, **options: Any) -> Any:
         """Publish; as kombu's."""
-        if args or routing_key is None or not self._is_short(options):
+        if args or routing_key is None or not self.is_short(options):
             return super().publish(body, routing_key, *args, **options)
-        properties = {name: value for name, value in options.items() if name not in _ARGUMENTS}
+        properties = self.properties(options)
         try:
             connection = self.__connection__
             channel = connection._default_channel if connection is not None and connection.connected else None
@@ -68,7 +68,24 @@ class Producer(messaging.Producer):  # type: ignore[misc]  # kombu has no types
             options[publishing.FAILED] = properties[publishing.FAILED]
         return super().publish(body, routing_key, **options)
 
-    def _is_short(self, options: dict[str, Any]) -> bool:
+    def _publish(
+        self, body: Any, priority: Any, content_type: Any, content_encoding: Any, headers: Any, properties: Any,
+        routing_key: Any, mandatory: Any, immediate: Any, exchange: Any, declare: Any,
+        timeout: Any = None, confirm_timeout: Any = None, retry: bool = False, retry_policy: Any = None,
+    ) -> Any:  # fmt: skip
+        # kombu takes its channel, declares, and publishes on it, although a declaration that had to be tried
+        # again has closed it.
+        for entity in declare or ():
+            self.maybe_declare(entity, retry=retry, **(retry_policy or {}))
+        if self.__connection__ is not None and self.channel.connection is None:
+            self.revive(self.__connection__)
+        return super()._publish(
+            body, priority, content_type, content_encoding, headers, properties, routing_key, mandatory,
+            immediate, exchange, (), timeout, confirm_timeout, retry, retry_policy,
+        )  # fmt: skip
+
+    def is_short(self, options: Mapping[str, Any]) -> bool:
+        """Whether the short way knows how to publish with these options."""
         return (
             options.get("exchange") == ""
             and (options.get("serializer") or self.serializer) == "json"
@@ -79,15 +96,19 @@ class Producer(messaging.Producer):  # type: ignore[misc]  # kombu has no types
             and registry._encoders["json"].encoder is kombu_dumps
         )
 
-    def _publish_short(
-        self, channel: Any, body: Any, queue: str, properties: dict[str, Any], options: dict[str, Any]
-    ) -> None:
-        expiration = options.get("expiration")
-        if expiration is not None:
+    def properties(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """What of a publish's options goes into the message, beside its headers and its priority."""
+        properties = {name: value for name, value in options.items() if name not in _ARGUMENTS}
+        if (expiration := options.get("expiration")) is not None:
             properties["expiration"] = str(int(expiration * 1000))
         properties["delivery_mode"] = maybe_delivery_mode(
             options.get("delivery_mode") or self.exchange.delivery_mode
         )
+        return properties
+
+    def _publish_short(
+        self, channel: Any, body: Any, queue: str, properties: dict[str, Any], options: dict[str, Any]
+    ) -> None:
         try:
             encoded = encode(body)
         except Exception as error:
@@ -99,8 +120,7 @@ class Producer(messaging.Producer):  # type: ignore[misc]  # kombu has no types
         headers, priority = options.get("headers"), options.get("priority")
         batch = getattr(self._batch_local, "current", None)
         if batch is None:
-            properties["priority"] = priority or channel.default_priority
-            channel.put_json(queue, encoded, headers, properties)
+            channel.put_json(queue, encoded, headers, properties, priority)
         else:
             message = channel.prepare_message(encoded, priority, JSON, "utf-8", headers, properties)
             batch.publish(channel, message, exchange="", routing_key=queue)
@@ -108,7 +128,7 @@ class Producer(messaging.Producer):  # type: ignore[misc]  # kombu has no types
 
 #: Arguments of `publish` that are no properties of the message.
 _ARGUMENTS = frozenset(
-    {"exchange", "serializer", "content_type", "content_encoding", "compression", "mandatory", "immediate",
+    {"routing_key", "exchange", "serializer", "content_type", "content_encoding", "compression", "mandatory", "immediate",
      "timeout", "confirm_timeout", "retry", "retry_policy", "declare", "headers", "priority",
      "delivery_mode", "expiration"}
 )  # fmt: skip
@@ -128,7 +148,7 @@ _producers = pools.register_group(_Producers(limit=pools.use_global_limit))
 _UNUSUAL = frozenset({"now", "timezone", "origin", "stamped_headers"})
 
 
-class _Origin:
+class Origin:
     """Which process a message is from, as Celery names one that is no worker."""
 
     _pid = -1
@@ -141,7 +161,7 @@ class _Origin:
         return self._name
 
 
-_origin = _Origin()
+origin = Origin()
 
 
 class AMQP(celery_amqp.AMQP):  # type: ignore[misc]  # celery has no types
@@ -198,7 +218,7 @@ class AMQP(celery_amqp.AMQP):  # type: ignore[misc]  # celery has no types
                     "group": group_id, "group_index": group_index, "retries": retries,
                     "timelimit": [time_limit, soft_time_limit], "root_id": root_id or task_id,
                     "parent_id": parent_id, "argsrepr": argsrepr, "kwargsrepr": kwargsrepr,
-                    "origin": _origin.name(), "ignore_result": options.get("ignore_result", False),
+                    "origin": origin.name(), "ignore_result": options.get("ignore_result", False),
                     "replaced_task_nesting": options.get("replaced_task_nesting", 0), "stamped_headers": None,
                     "stamps": {},
                 }  # fmt: skip

@@ -206,7 +206,7 @@ class Reserving(Publishing):
             connection.send_packed_command(connection.pack_commands(commands))
 
     def _brpop_read(self: Any, **options: Any) -> bool:
-        connection = self.client.connection
+        connection = self._in_poll
         has_waited = self._awaits_token
         if self._awaits_token:
             token = self._read_answer(connection)

@@ -60,9 +60,18 @@ class Publishing:
             publishing.put(self.lines, place, message)
 
     def put_json(
-        self: Any, queue: str, body: bytes | str, headers: dict[str, Any] | None, properties: dict[str, Any]
+        self: Any,
+        queue: str,
+        body: bytes | str,
+        headers: dict[str, Any] | None,
+        properties: dict[str, Any],
+        priority: int | None,
     ) -> None:
-        """Publish an encoded body: what kombu's `prepare_message` and `basic_publish` do, in one step."""
+        """Publish an encoded body: what kombu's `prepare_message` and `basic_publish` do, in one step.
+
+        Several threads may do so at once, each with a connection of its own.
+        """
+        properties["priority"] = priority or self.default_priority
         properties.setdefault("delivery_info", {}).update(exchange="", routing_key=queue)
         encoded, properties["body_encoding"] = self.encode_body(body, self.body_encoding)
         properties["delivery_tag"] = publishing.tags.next()

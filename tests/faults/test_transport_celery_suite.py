@@ -1,4 +1,4 @@
-"""Celery's own integration tests, unmodified, with our transport in place of kombu's."""
+"""Celery's own tests, unmodified, with our transport in place of kombu's, and our `AMQP` and `Task` of Celery's."""
 
 from __future__ import annotations
 
@@ -13,11 +13,18 @@ from support.upstream import Suite, exclusions_in
 
 EXCLUSIONS = exclusions_in(Path(__file__).with_name("celery_exclusions.toml"))
 
-#: Files of t/integration, and how many processes share them: most of their time is waiting.
+#: Files of a folder in t, and how many processes share them: most of the integration tests' time is waiting, and
+#: the unit tests need their order.
 PARTS = {
-    "canvas": (["canvas"], 6),
-    "tasks": (["tasks", "group_chains", "inspect", "worker", "serialization"], 4),
-    "connections": (["redis_backend", "beat", "connection_recovery", "request_backend_down"], 1),
+    "canvas": ("integration", ["canvas"], 6),
+    "tasks": ("integration", ["tasks", "group_chains", "inspect", "worker", "serialization"], 4),
+    "connections": (
+        "integration",
+        ["redis_backend", "beat", "connection_recovery", "request_backend_down"],
+        1,
+    ),
+    "calls": ("unit/tasks", ["tasks", "canvas", "chord", "context", "result", "stamping", "trace"], 1),
+    "apps": ("unit/app", ["app", "amqp", "amqp_callback_publish", "builtins", "celery", "routes"], 1),
 }
 
 
@@ -29,10 +36,10 @@ def suite(programs: Programs, start_redis: Callable[..., RedisServer]) -> Suite:
 @pytest.mark.slow
 @pytest.mark.timeout(1_000)
 @pytest.mark.parametrize("part", PARTS)
-def test_celerys_integration_tests_pass_but_for_what_is_excluded(suite: Suite, part: str) -> None:
-    names, n_processes = PARTS[part]
+def test_celerys_tests_pass_but_for_what_is_excluded(suite: Suite, part: str) -> None:
+    folder, names, n_processes = PARTS[part]
 
-    print(suite.check([f"t/integration/test_{name}.py" for name in names], n_processes=n_processes))
+    print(suite.check([f"t/{folder}/test_{name}.py" for name in names], n_processes=n_processes))
 
 
 @pytest.mark.slow

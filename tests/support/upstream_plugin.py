@@ -52,6 +52,11 @@ def _replace() -> None:
     kombu_redis.QoS = qos.QoS
     kombu_redis.MultiChannelPoller = poller.Poller
     kombu_redis.PublishBatch = publishing.PublishBatch
+    if Path.cwd().name.startswith("celery-"):
+        from celery import Celery
+
+        Celery.amqp_cls = "pynomaly_tasks.transport.amqp:AMQP"
+        Celery.task_cls = "pynomaly_tasks.transport.task:Task"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
