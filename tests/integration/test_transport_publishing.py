@@ -157,15 +157,15 @@ def test_publish_on_a_connection_that_was_cut_arrives_once(broker: redis.Redis, 
 def test_publish_whose_declaration_is_tried_again_goes_through_the_new_channel(
     broker: redis.Redis, app: Celery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bind = Channel._queue_bind
-    errors = [redis.ConnectionError("the first try"), redis.ConnectionError("the second")]
+    size = Channel._size  # which declaring a queue asks for
+    errors = [redis.ConnectionError("the second try"), redis.ConnectionError("the first")]
 
-    def bind_at_the_third_try(*args: Any) -> Any:
+    def size_at_the_third_try(*args: Any) -> Any:
         if errors:
             raise errors.pop()
-        return bind(*args)
+        return size(*args)
 
-    monkeypatch.setattr(Channel, "_queue_bind", bind_at_the_third_try)
+    monkeypatch.setattr(Channel, "_size", size_at_the_third_try)
     app.tasks["work"].apply_async((1,), retry_policy={"interval_start": 0})
 
     assert [message["body"][0] for message in messages(broker)] == [[1]]
