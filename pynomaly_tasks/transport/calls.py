@@ -86,14 +86,16 @@ class Calls:
         #: That the last call went through, and whose it is.
         self._channel: Any = None
         self._pool: Any = None
-        # What `hold` looks at. Settings change in the first of their maps, or in a module.
-        conf = app.conf
+        # What `hold` looks at. Settings change in the first of their maps, or in an object such as Django's.
+        self._conf = conf = app.conf
+        self._n_maps = len(conf.maps)
         maps = [each for each in conf.maps if each is conf.changes or not isinstance(each, dict)]
         self._settings = [
             (each.get, key) for each in maps for setting in _SETTINGS for key in conf._to_keys(setting)
         ]
         self._values = [get(key) for get, key in self._settings]
-        self._parts = app.amqp.__dict__  # where kombu keeps what `amqp.router` has to look for, with a lock
+        # kombu's properties take a lock each time; this is where they keep what they found.
+        self._amqp, self._parts = app.amqp, app.amqp.__dict__
         self._router = app.amqp.router
         self._exec_options = of._exec_options
         self._ignore_result = of.ignore_result
@@ -123,13 +125,16 @@ class Calls:
 
     def hold(self) -> bool:
         """Whether Celery would make the same of a call now."""
-        of = self._task
+        app, of = self._app, self._task
         return not (
             _is_watched()
+            or app.__dict__.get("amqp") is not self._amqp
             or self._parts.get("router") is not self._router
             or of._exec_options is not self._exec_options
             or of.ignore_result != self._ignore_result
-            or (getattr(self._app.send_task, "__func__", None), task.Task.apply_async) != self._functions
+            or (getattr(app.send_task, "__func__", None), task.Task.apply_async) != self._functions
+            or app._conf is not self._conf
+            or len(self._conf.maps) != self._n_maps
             or [get(key) for get, key in self._settings] != self._values
         )
 

@@ -26,6 +26,7 @@ from pynomaly_tasks.transport.qos import QoS
 #: Most messages that one step takes, where the prefetch allows more.
 MAX_TAKEN = 100
 _MAX_ACKS = 1_000  #: that one step takes along
+_HALVED_FROM = 16  #: A prefetch that is taken in halves, where that is asked for.
 #: A server that says one of these will do better later: reconnecting is the way out.
 _PASSING = ("READONLY", "MISCONF", "LOADING", "MASTERDOWN", "BUSY", "OOM", "UNBLOCKED")
 _CLOSE_TIMEOUT_S = 2.0
@@ -73,6 +74,8 @@ class Reserving(Publishing):
 
     #: A message that came alone, to a channel that waited for it.
     is_delivering_one = False
+    #: Whether to ask for the next messages before these are delivered, of which none may run meanwhile.
+    asks_ahead = False
 
     _question: Question | None = None
     _waits = False
@@ -126,7 +129,12 @@ class Reserving(Publishing):
         if credit is None:
             # No prefetch limit. A worker takes what comes; a loop of drain_events may end after one.
             credit = MAX_TAKEN if self.connection.has_event_loop else 1
-        return max(int(min(credit, MAX_TAKEN)) - len(self._arrived), 0)
+        free = max(int(min(credit, MAX_TAKEN)) - len(self._arrived), 0)
+        prefetch: int = self.qos.prefetch_count
+        if self.asks_ahead and prefetch >= _HALVED_FROM:
+            # The other half is what the server looks for while these are delivered.
+            return min(free, prefetch // 2)
+        return free
 
     def _take_acks(self: Any) -> tuple[str, ...]:
         return tuple(self.ledger.take_acknowledgements(_MAX_ACKS))
@@ -226,6 +234,8 @@ class Reserving(Publishing):
         n_taken = self._take(question, answer)
         self._waits = n_taken < question.limit
         self.is_delivering_one = has_waited and n_taken == 1
+        if self.asks_ahead and n_taken == question.limit > 1 and self._credit():
+            self._brpop_start()
         try:
             n_delivered = self.deliver_arrived(None if self.connection.has_event_loop else 1)
         finally:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from celery.concurrency import solo
 from celery.worker import consumer
 
 from pynomaly_tasks.transport.channel import Reserving
@@ -33,6 +34,14 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]  # Celery has no types
     def _is_alone(self) -> bool:
         channel = self.task_consumer.channel
         return isinstance(channel, Reserving) and channel.is_delivering_one
+
+    def create_task_handler(self, *args: Any, **options: Any) -> Any:
+        """What is called with each message; for each connection anew."""
+        channel = self.task_consumer.channel
+        if isinstance(channel, Reserving):
+            # The solo pool runs a task where it is delivered, and an answer that is not read is not renewed.
+            channel.asks_ahead = not isinstance(self.pool, solo.TaskPool)
+        return super().create_task_handler(*args, **options)
 
     def register_with_event_loop(self, hub: Any) -> None:
         """Also look for children that have ended."""

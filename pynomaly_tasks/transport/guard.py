@@ -16,7 +16,7 @@ from dateutil.parser import isoparse  # type: ignore[import-untyped]
 from kombu.serialization import registry
 
 from pynomaly_tasks.transport.encoding import decode
-from pynomaly_tasks.transport.message import READ_BODY
+from pynomaly_tasks.transport.message import BODY_BYTES, READ_BODY
 
 JSON = "application/json"
 
@@ -63,7 +63,7 @@ def read(raw: bytes, limits: Limits) -> dict[str, Any]:
         decoded = _json(body, "the body")
         if "task" in headers:
             _check_arguments(decoded)
-        message[READ_BODY] = decoded
+        message[READ_BODY], message[BODY_BYTES] = decoded, body
     return message
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from kombu import message as kombu_message
 from kombu.transport import virtual
 
 if TYPE_CHECKING:
     from pynomaly_tasks.transport.ledger import Ledger
 
-#: Where the guard leaves what it read of the body, for the message that is made next.
+#: Where the guard leaves what it read of a JSON body, and its bytes, for the message that is made next.
 READ_BODY = "\0body"
+BODY_BYTES = "\0bytes"
 
 
 class Message(virtual.Message):  # type: ignore[misc]  # kombu has no types
@@ -20,8 +22,17 @@ class Message(virtual.Message):  # type: ignore[misc]  # kombu has no types
     _is_undecodable = False
 
     def __init__(self, payload: dict[str, Any], channel: Any = None, **options: Any) -> None:
-        self._read_body = payload.pop(READ_BODY, None)
-        super().__init__(payload, channel=channel, **options)
+        self._read_body, body = payload.pop(READ_BODY, None), payload.pop(BODY_BYTES, None)
+        if body is None or "compression" in payload["headers"]:
+            super().__init__(payload, channel=channel, **options)
+        else:
+            # As kombu does, but for decoding the bytes from base64 once more.
+            self._raw = payload
+            properties = payload["properties"]
+            kombu_message.Message.__init__(
+                self, body, properties["delivery_tag"], payload["content-type"], payload.get("content-encoding"),
+                properties["delivery_info"], properties, payload["headers"], channel=channel, **options,
+            )  # fmt: skip
         self._ledger = channel.ledger
 
     def __del__(self) -> None:

@@ -15,7 +15,7 @@ from celery.result import AsyncResult
 from pynomaly_tasks.embedded.redis_server import RedisServer
 from support.malformed import MALFORMED, REFUSED, good_message
 from support.processes import Programs
-from support.transport import OURS, PLAIN, Fleet
+from support.transport import OURS, PLAIN, Fleet, close_results
 from support.waiting import wait_until
 
 BAD = {**MALFORMED, **REFUSED}
@@ -80,8 +80,10 @@ def test_who_waits_for_a_task_with_wrong_arguments_is_told(fleet: Fleet, body: l
     fleet.worker(env={"TRANSPORT_RESULTS": results})
 
     fleet.broker.lpush("celery", raw)
-    with Celery(set_as_current=False, backend=results) as app, pytest.raises(TypeError, match="argument"):
-        AsyncResult(message["headers"]["id"], app=app).get(timeout=20)
+    with Celery(set_as_current=False, backend=results) as app:
+        with pytest.raises(TypeError, match="argument"):
+            AsyncResult(message["headers"]["id"], app=app).get(timeout=20)
+        close_results(app)
 
     wait_until(fleet.dead, 5, "the dead letter")
     assert fleet.started() == {}

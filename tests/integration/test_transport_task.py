@@ -24,7 +24,7 @@ from kombu.utils.json import loads
 from pynomaly_tasks.embedded.redis_server import RedisServer
 from pynomaly_tasks.transport.calls import Calls
 from support.processes import Programs
-from support.transport import OURS
+from support.transport import OURS, close_results
 
 OPTIONS = {"amqp": "pynomaly_tasks.transport.amqp:AMQP", "task_cls": "pynomaly_tasks.transport.task:Task"}
 
@@ -91,7 +91,14 @@ def set_priority(app: Celery) -> None:
     app.tasks["work"]._exec_options = None  # as Celery has it: read once
 
 
+def configure_anew(app: Celery) -> None:
+    app.config_from_object({
+        "broker_url": app.conf.broker_url, "broker_transport": OURS, "task_default_queue": "elsewhere"
+    }, force=True)  # fmt: skip
+
+
 CHANGES = {
+    "all settings": (configure_anew, "elsewhere"),
     "its routes": (route, "elsewhere"),
     "the default queue": (set_default_queue, "elsewhere"),
     "the task's priority": (set_priority, "celery\x06\x169"),
@@ -301,3 +308,4 @@ def test_result_of_a_short_call_is_fetched(
 
         assert [result.get(timeout=30) for result in results] == [0, 1, 2, 3]
         assert [result.state for result in results] == ["SUCCESS"] * 4
+        close_results(app)

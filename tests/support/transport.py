@@ -158,3 +158,9 @@ class Fleet:
     def dead(self, queue: str = "celery") -> list[bytes]:
         """Dead letters."""
         return self.broker.lrange(f"{self.prefix}{queue}{SEP}dead", 0, -1)  # type: ignore[return-value]
+
+
+def close_results(app: Celery) -> None:
+    """Close the connections of an app's result backend, which `Celery.close` leaves to whoever collects it."""
+    app.backend.result_consumer.stop()
+    app.backend.client.connection_pool.disconnect()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from pynomaly_tasks.transport.guard import Limits, Malformed, read
-from pynomaly_tasks.transport.message import READ_BODY
+from pynomaly_tasks.transport.message import BODY_BYTES, READ_BODY
 from support.malformed import MALFORMED, good_message
 
 LIMITS = Limits(message_bytes=1_000_000, body_bytes=2_000_000, content_types=None)
@@ -37,6 +39,7 @@ def test_good_message_passes_unchanged(changes: dict) -> None:  # type: ignore[t
     passed = read(raw, LIMITS)
 
     assert passed.pop(READ_BODY) == body
+    assert json.loads(passed.pop(BODY_BYTES)) == body
     assert passed == message
 
 
