@@ -26,7 +26,8 @@ from pynomaly_tasks.transport.qos import QoS
 #: Most messages that one step takes, where the prefetch allows more.
 MAX_TAKEN = 100
 _MAX_ACKS = 1_000  #: that one step takes along
-_HALVED_FROM = 16  #: A prefetch that is taken in halves, where that is asked for.
+#: A prefetch of so many is taken in parts, where the channel asks ahead.
+_AHEAD_FROM, _PARTS = 32, 4
 #: A server that says one of these will do better later: reconnecting is the way out.
 _PASSING = ("READONLY", "MISCONF", "LOADING", "MASTERDOWN", "BUSY", "OOM", "UNBLOCKED")
 _CLOSE_TIMEOUT_S = 2.0
@@ -131,9 +132,9 @@ class Reserving(Publishing):
             credit = MAX_TAKEN if self.connection.has_event_loop else 1
         free = max(int(min(credit, MAX_TAKEN)) - len(self._arrived), 0)
         prefetch: int = self.qos.prefetch_count
-        if self.asks_ahead and prefetch >= _HALVED_FROM:
-            # The other half is what the server looks for while these are delivered.
-            return min(free, prefetch // 2)
+        if self.asks_ahead and prefetch >= _AHEAD_FROM:
+            # While one part runs and another is delivered, the server looks for the third.
+            return min(free, prefetch // _PARTS)
         return free
 
     def _take_acks(self: Any) -> tuple[str, ...]:

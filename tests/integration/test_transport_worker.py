@@ -11,8 +11,11 @@ from celery import Celery
 
 from pynomaly_tasks.embedded.redis_server import RedisServer
 from support.processes import Programs
-from support.transport import OURS, PLAIN, SEP, Fleet
+from support.transport import OUR_CONSUMER, OURS, PLAIN, SEP, Fleet
 from support.waiting import wait_until
+
+#: Tasks that four slots may end while an acknowledgement waits for company.
+UNACKNOWLEDGED = 40
 
 
 @pytest.fixture
@@ -71,6 +74,35 @@ def test_stopping_worker_gives_back_at_once_what_it_had_not_started(
     assert n_left + len(fleet.ended()) >= 4
     assert set(fleet.started().values()) == {1}
     assert fleet.effects.lrange("order", 0, -1) == [b"1", b"2", b"3", b"4"]
+    fleet.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["stopped", "killed"])
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_worker_that_asks_ahead_loses_nothing_when_it_ends(
+    own_redis: RedisServer, programs: Programs, pool: str, number: signal.Signals
+) -> None:
+    fleet = Fleet(own_redis, programs)
+    env = {**OUR_CONSUMER, "TRANSPORT_PREFETCH": "16"}
+    first = fleet.worker(pool=pool, slots=4, env=env)
+    fleet.submit(*range(1, 201), gate="gate")
+    wait_until(lambda: fleet.n_unacked() == 64, 5, "the worker to take what it may")
+    fleet.effects.rpush("gate", *range(40))
+    fleet.wait_for_ends(40)
+
+    if number is signal.SIGKILL:
+        first.kill()
+    else:
+        first.signal_leader(number)
+    fleet.effects.rpush("gate", *range(300))
+    wait_until(lambda: not first.is_running(), 20, "the worker to end")
+    running = sum((fleet.started() - fleet.ended()).values())
+    fleet.worker(pool=pool, slots=4, env=env)
+    wait_until(lambda: len(fleet.ended()) == 200 and fleet.n_unacked() == 0, 30, "all to be done")
+
+    # Those that had ended and were not acknowledged yet may run again as well.
+    n_again = sum(fleet.started().values()) - 200
+    assert n_again <= (running + UNACKNOWLEDGED if number is signal.SIGKILL else 0)
     fleet.close()
 
 
