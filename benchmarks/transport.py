@@ -1,6 +1,6 @@
 """What does a task cost on our transport, beside plain Celery, other task queues, and bare Redis?
 
-    python -m benchmarks.transport [--rounds 3] [--tasks 2000] [contestant ...]
+    python -m benchmarks.transport [--rounds 3] [--tasks 5000] [contestant ...]
 
 One run on one loopback Redis (AOF everysec), the contestants in turn in each round, in processes of their own; the
 table has medians and, in brackets, least and most. A task gets 1 KB of JSON and only counts itself. Needs
@@ -270,7 +270,7 @@ def main() -> None:
     )
     parser.add_argument("contestants", nargs="*", help=f"of {', '.join(CONTESTANTS)}; none: all")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--tasks", type=int, default=2_000)
+    parser.add_argument("--tasks", type=int, default=5_000)
     parser.add_argument("--publish", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.publish:

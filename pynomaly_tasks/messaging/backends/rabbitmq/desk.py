@@ -28,6 +28,7 @@ from pynomaly_tasks.errors import BrokerUnavailable, MessagingClosed
 from pynomaly_tasks.messaging.backends.coalescing import Coalescer
 from pynomaly_tasks.messaging.backends.rabbitmq.dropping import find_drop, name_of
 from pynomaly_tasks.messaging.backends.rabbitmq.link import Link
+from pynomaly_tasks.messaging.backends.rabbitmq.settled import Settled
 from pynomaly_tasks.messaging.plain_broker import Drop, LaneGone, Taken
 from pynomaly_tasks.messaging.topology import is_for_dead_letters
 
@@ -91,6 +92,7 @@ class Desk:
         self._name_of = name_of
         self._prefetch = 0
         self._wait: _Wait | None = None
+        self._settled = Settled()
         self._acknowledgements = Coalescer(self._acknowledge, lambda _: 1)
         self._giving_back: set[asyncio.Task[None]] = set()
         self._closed = asyncio.Event()
@@ -261,14 +263,21 @@ class Desk:
         return await self._acknowledgements.call(None, holds)
 
     async def _acknowledge(self, _: Hashable, holds: Sequence[Hold]) -> list[bool]:
-        answers = []
+        answers, tags = [], set[int]()
         for hold in holds:
-            # Asked for each in its turn: a lease may end while the one before is written.
             answers.append(hold.is_ours)
             if hold.is_ours:
                 self._drop(hold)
-                async with self._link.answered():
-                    await self._plain.basic_ack(hold.tag, wait=False)
+                tags.add(hold.tag)
+        # As few as possible: a quorum queue's client keeps what comes after 32 that are not done yet, and
+        # forgets it when the channel ends.
+        reached = self._settled.reach(tags)
+        frames = [(reached, True)] if reached else []
+        frames += [(tag, False) for tag in sorted(tags) if tag > reached]
+        for tag, multiple in frames:
+            async with self._link.answered():
+                await self._plain.basic_ack(tag, multiple=multiple, wait=False)
+        self._settled.add(*tags)
         return await self._heard(holds, answers)
 
     async def _heard(self, holds: Sequence[Hold], answers: list[bool]) -> list[bool]:
@@ -318,6 +327,7 @@ class Desk:
         # count as a delivery that failed.
         async with self._link.answered():
             await self._plain.basic_reject(hold.tag, requeue=True, wait=False)
+        self._settled.add(hold.tag)
 
     def extend(self, hold: Hold, lease_s: float) -> bool:
         """Let its lease end ``lease_s`` from now."""
