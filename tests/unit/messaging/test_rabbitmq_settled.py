@@ -25,3 +25,12 @@ def test_acknowledgement_reaches_up_to_the_first_delivery_that_is_held(
     settled.add(*told)
 
     assert settled.reach(tags) == reached
+
+
+def test_what_is_never_settled_costs_no_memory_for_ever() -> None:
+    settled = Settled()
+    for tag in range(2, 20_000):  # the first one's lane was erased
+        settled.add(tag)
+
+    assert settled.reach({1, 20_000}) == 0
+    assert len(settled._later) == 0
